@@ -1,0 +1,27 @@
+"""The root of maskloop's exception tree, and its branch for the network.
+
+Every error a user can cause is one of these, and its message is one sentence that ends in a remedy.
+``pipeline.errors`` grows the same tree for the loop around the network.
+"""
+
+from __future__ import annotations
+
+
+class MaskloopError(Exception):
+    """Root of every error maskloop raises on purpose. ``str(error)`` is fit to show to a user."""
+
+
+class ImageError(MaskloopError):
+    """The bytes are not an image that can be read, or the image breaks a limit."""
+
+
+class PromptError(MaskloopError):
+    """A prompt that has no meaning on this image: not finite, empty, or outside it."""
+
+
+class CheckpointError(MaskloopError):
+    """A checkpoint that is missing, damaged, of another shape, or not safe to read."""
+
+
+class DatasetError(MaskloopError):
+    """A folder of images and masks that does not hold what its manifest says."""
