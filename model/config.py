@@ -1,0 +1,101 @@
+"""The shape of a SegNext network, as a value that travels inside its checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from model.errors import CheckpointError
+
+LARGEST = 4096  # no sane width, size or depth is above it; stops a hostile file from asking for more
+
+
+@dataclass(frozen=True)
+class SegNextConfig:
+    """What has to be known to build the network.
+
+    Attributes:
+        encoder: ``vit`` is the released shape: squashes images to a square, plain transformer with windows.
+            ``mobilenetv2`` keeps the aspect ratio and adds stride-4 and stride-8 skips.
+        size: network input: side of the square (vit) or longest side (mobilenetv2), in pixels.
+        dim: channels C of the embedding.
+        depth, heads: of the vit; for mobilenetv2 ``depth`` counts the context blocks behind the backbone.
+        window_freq: every ``window_freq``-th vit block attends globally; 1 or less: all do.
+        pretrain_grid: tokens a side the windows are counted by (14 = 224 / 16).
+        fusion: ``self_attention`` or ``naive`` (the bare sum).
+        fusion_depth, fusion_heads: of the self-attention blocks that mix image and prompt.
+        neck: channels of the 1/4, 1/8, 1/16 and 1/32 maps.
+        head: channels of the head.
+        radius: of a click's disk, in pixels of the network's input.
+        detail: channels of the stride-4 refinement; 0: none, as in the released shape.
+        threshold: probability above which a pixel belongs to the mask.
+    """
+
+    encoder: Literal["vit", "mobilenetv2"] = "vit"
+    size: int = 1024
+    dim: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    window_freq: int = 3
+    pretrain_grid: int = 14
+    fusion: Literal["self_attention", "naive"] = "self_attention"
+    fusion_depth: int = 2
+    fusion_heads: int = 12
+    fusion_mlp_ratio: float = 4.0
+    neck: tuple[int, int, int, int] = (128, 256, 512, 1024)
+    head: int = 256
+    radius: int = 5
+    detail: int = 0
+    threshold: float = 0.49
+
+    def __post_init__(self) -> None:
+        numbers = (self.size, self.dim, self.heads, self.fusion_heads, self.head, self.radius)
+        if not all(isinstance(n, int) and 0 < n <= LARGEST for n in (*numbers, *self.neck)):
+            raise CheckpointError("The network's config holds a width or size out of range.")
+        if self.size % 16 or self.dim % self.heads or self.dim % self.fusion_heads:
+            raise CheckpointError(
+                "The network's config does not fit: size must divide by 16, dim by the heads."
+            )
+        if not (0 <= self.depth <= 100 and 0 <= self.fusion_depth <= 100 and len(self.neck) == 4):
+            raise CheckpointError("The network's config asks for a depth out of range.")
+        if self.encoder not in ("vit", "mobilenetv2") or self.fusion not in (
+            "self_attention",
+            "naive",
+        ):
+            raise CheckpointError("The network's config names a part that does not exist here.")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> SegNextConfig:
+        """Read back ``to_json``.
+
+        Raises:
+            CheckpointError: the text is not such a config.
+        """
+        try:
+            values: dict[str, Any] = json.loads(text)
+            values["neck"] = tuple(values["neck"])
+            return cls(**values)
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(f"The checkpoint's config cannot be read ({error}).") from None
+
+
+# The network that ships: small enough for two CPU cores.
+SMALL = SegNextConfig(
+    encoder="mobilenetv2",
+    size=512,
+    dim=256,
+    depth=2,
+    heads=8,
+    fusion_depth=2,
+    fusion_heads=8,
+    fusion_mlp_ratio=2.0,
+    mlp_ratio=2.0,
+    neck=(64, 96, 128, 256),
+    head=64,
+    detail=48,
+)

@@ -1,0 +1,200 @@
+"""From image features and a prompt map to mask logits: prompt encoder, dense fusion, neck and head.
+
+Names of the parameters are the released checkpoints' own (see ``model.checkpoints``).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.cnn import SKIP_CHANNELS
+from model.compat import ensure_torchvision
+from model.config import SegNextConfig
+
+ensure_torchvision()  # timm imports torchvision
+
+from timm.models.vision_transformer import Block  # noqa: E402
+
+PATCH = 16
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(1, channels)
+
+
+class PromptEncoder(nn.Module):
+    """Prompt map ``[B, 3, H, W]`` -> ``[B, C, H/16, W/16]``."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, PATCH, PATCH)
+
+    def forward(self, prompt: Tensor) -> Tensor:
+        out: Tensor = self.proj(prompt)
+        return out
+
+
+class Neck(nn.Module):
+    """Four maps from the fused one, at strides 4, 8, 16 and 32."""
+
+    def __init__(self, dim: int, channels: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        c4, c8, c16, c32 = channels
+        wide = max(2 * c4, dim // 2)
+        self.down_4 = nn.Sequential(
+            nn.ConvTranspose2d(dim, wide, 2, 2),
+            _norm(wide),
+            nn.GELU(),
+            nn.ConvTranspose2d(wide, wide // 2, 2, 2),
+            _norm(wide // 2),
+            nn.Conv2d(wide // 2, c4, 1),
+            _norm(c4),
+            nn.GELU(),
+        )
+        middle = max(c8, dim // 2)
+        self.down_8 = nn.Sequential(
+            nn.ConvTranspose2d(dim, middle, 2, 2),
+            _norm(middle),
+            nn.Conv2d(middle, c8, 1),
+            _norm(c8),
+            nn.GELU(),
+        )
+        self.down_16 = nn.Sequential(nn.Conv2d(dim, c16, 1), _norm(c16), nn.GELU())
+        deep = max(c32, 2 * dim)
+        self.down_32 = nn.Sequential(
+            nn.Conv2d(dim, deep, 2, 2), _norm(deep), nn.Conv2d(deep, c32, 1), _norm(c32), nn.GELU()
+        )
+
+    def forward(self, fused: Tensor) -> list[Tensor]:
+        return [self.down_4(fused), self.down_8(fused), self.down_16(fused), self.down_32(fused)]
+
+
+class ConvRelu(nn.Module):
+    """1x1 convolution with bias, then ReLU; ``conv`` is the name in the released files."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(x))
+
+
+class Head(nn.Module):
+    """Four maps -> features ``[B, head, H/4, W/4]`` -> logits ``[B, 1, H/4, W/4]``."""
+
+    def __init__(self, inputs: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(ConvRelu(channels, width) for channels in inputs)
+        self.fusion_conv = ConvRelu(width * len(inputs), width)
+        self.dropout = nn.Dropout2d(0.1)
+        self.seg_conv = nn.Conv2d(width, 1, 1)
+
+    def features(self, maps: list[Tensor]) -> Tensor:
+        """The fused features. The fusing 1x1 convolution is linear and so is bilinear up-sampling, so
+        each map is multiplied by its slice of the weights at its own resolution and the results are
+        added after up-sampling: the same numbers for about a third of the work."""
+        size = maps[0].shape[-2:]
+        weights = self.fusion_conv.conv.weight.chunk(len(maps), dim=1)
+        total = None
+        for conv, each, weight in zip(self.convs, maps, weights, strict=True):
+            part = F.conv2d(conv(each), weight)
+            if part.shape[-2:] != size:
+                part = F.interpolate(part, size, mode="bilinear", align_corners=False)
+            total = part if total is None else total + part
+        assert total is not None and self.fusion_conv.conv.bias is not None
+        return F.relu(total + self.fusion_conv.conv.bias[:, None, None])
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        out: Tensor = self.seg_conv(self.dropout(self.features(maps)))
+        return out
+
+
+class Similarity(nn.Module):
+    """How like the prompted tokens each token is: cosine similarity to the tokens under the positive
+    and the negative prompts (largest and mean), as a dense map the fusion can read."""
+
+    def __init__(self, dim: int, width: int = 64) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(dim, width, 1)
+        self.out = nn.Conv2d(5, dim, 1)
+
+    def forward(self, features: Tensor, prompt: Tensor) -> Tensor:
+        batch, _, rows, cols = features.shape
+        unit = F.normalize(self.query(features).flatten(2).float(), dim=1)  # [B, w, N]
+        likeness = unit.transpose(1, 2) @ unit  # [B, N, N]
+        weights = F.adaptive_avg_pool2d(prompt, (rows, cols)).flatten(2).float()  # [B, 3, N]
+        maps = []
+        for channel in (1, 2):
+            weight = weights[:, channel]
+            touched = weight > 0
+            nearest = likeness.masked_fill(~touched[:, None], -1.0).amax(2)
+            mean = (likeness @ weight[..., None])[..., 0] / weight.sum(1, keepdim=True).clamp_min(
+                1e-6
+            )
+            maps += [nearest, mean]
+        previous = weights[:, 0]
+        maps.append(
+            (likeness @ previous[..., None])[..., 0] / previous.sum(1, keepdim=True).clamp_min(1e-6)
+        )
+        stacked = torch.stack(maps, 1).view(batch, 5, rows, cols).to(features.dtype)
+        out: Tensor = self.out(stacked)
+        return out
+
+
+class Detail(nn.Module):
+    """Sharpens the logits at stride 4 from the skips and the prompt map; the released shape has none."""
+
+    def __init__(self, head: int, width: int) -> None:
+        super().__init__()
+        self.skip_4 = nn.Conv2d(SKIP_CHANNELS[0], width, 1)
+        self.skip_8 = nn.Conv2d(SKIP_CHANNELS[1], width, 1)
+        self.prompt = nn.Conv2d(3, width, 4, 4)
+        self.head = nn.Conv2d(head, width, 1)
+        self.mix = nn.Sequential(
+            _norm(width),
+            nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            _norm(width),
+            nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width, 1, 1),
+        )
+
+    def forward(self, features: Tensor, skips: tuple[Tensor, ...], prompt: Tensor) -> Tensor:
+        quarter, eighth = skips
+        size = features.shape[-2:]
+        image = self.skip_4(quarter) + F.interpolate(
+            self.skip_8(eighth), size, mode="bilinear", align_corners=False
+        )
+        out: Tensor = self.mix(self.head(features) + image + self.prompt(prompt))
+        return out
+
+
+class Fusion(nn.ModuleList):
+    """The self-attention blocks that mix image and prompt tokens; empty for ``naive``."""
+
+    def __init__(self, config: SegNextConfig) -> None:
+        depth = config.fusion_depth if config.fusion == "self_attention" else 0
+        super().__init__(
+            Block(
+                config.dim,
+                config.fusion_heads,
+                config.fusion_mlp_ratio,
+                qkv_bias=True,
+                norm_layer=partial(nn.LayerNorm, eps=1e-5),
+            )
+            for _ in range(depth)
+        )
+
+    def forward(self, fused: Tensor) -> Tensor:
+        batch, dim, rows, cols = fused.shape
+        tokens = fused.flatten(2).transpose(1, 2)
+        for block in self:
+            tokens = block(tokens)
+        return tokens.transpose(1, 2).reshape(batch, dim, rows, cols)

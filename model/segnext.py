@@ -1,0 +1,220 @@
+"""SegNext (arXiv 2404.00741): the image is encoded once, each prompt is decoded lightly. Stateless."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.cnn import MobileNetEncoder
+from model.config import SegNextConfig
+from model.decoder import Detail, Fusion, Head, Neck, PromptEncoder, Similarity
+from model.embedding import Embedding
+from model.errors import ImageError
+from model.prompts import Prompt, prompt_map
+from model.vit import ViTEncoder
+
+# Sides of the small network's input divide by this: its coarsest map is at stride 32.
+MULTIPLE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The answer to one prompt.
+
+    Attributes:
+        logits: float32 ``[h, w]`` at stride 4 of the network's input.
+        input_size: (height, width) of the network's input.
+        image_size: (height, width) of the original image.
+        threshold: probability above which a pixel belongs to the mask.
+    """
+
+    logits: Tensor
+    input_size: tuple[int, int]
+    image_size: tuple[int, int]
+    threshold: float
+
+    @property
+    def probability(self) -> npt.NDArray[np.float32]:
+        """float32 ``[h, w]`` in [0, 1] at stride 4: the previous mask of the next prompt."""
+        array: npt.NDArray[np.float32] = self.logits.sigmoid().numpy()
+        return array
+
+    def full(self) -> npt.NDArray[np.float32]:
+        """float32 ``[H, W]`` probabilities at the original size."""
+        array: npt.NDArray[np.float32] = self._full_logits().sigmoid().numpy()
+        return array
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """bool ``[H, W]`` at the original size."""
+        # Comparing logits with the threshold's own logit spares a sigmoid over every pixel.
+        cut = float(np.log(self.threshold / (1 - self.threshold)))
+        array: npt.NDArray[np.bool_] = (self._full_logits() > cut).numpy()
+        return array
+
+    @property
+    def score(self) -> float:
+        """How sure the network is of its own mask, in [0, 1]: the soft IoU of the mask with its
+        probabilities; 0 for an empty mask. Not calibrated."""
+        probability = self.logits.sigmoid()
+        inside = probability > self.threshold
+        union = torch.where(inside, torch.ones_like(probability), probability).sum()
+        return float(probability[inside].sum() / union.clamp_min(1e-6))
+
+    def _full_logits(self) -> Tensor:
+        return restore_size(self.logits[None, None], self.input_size, self.image_size)[0, 0]
+
+
+def restore_size(
+    logits: Tensor, input_size: tuple[int, int], image_size: tuple[int, int]
+) -> Tensor:
+    """Logits ``[B, 1, h, w]`` -> ``[B, 1, H, W]`` by the reference's two bilinear steps."""
+    at_input = F.interpolate(logits, input_size, mode="bilinear", align_corners=True)
+    return F.interpolate(at_input, image_size, mode="bilinear", align_corners=False)
+
+
+class SegNext(nn.Module):
+    """The network. Attributes carry the released checkpoints' parameter names."""
+
+    def __init__(self, config: SegNextConfig) -> None:
+        super().__init__()
+        self.config = config
+        small = config.encoder == "mobilenetv2"
+        self.backbone: nn.Module = MobileNetEncoder(config) if small else ViTEncoder(config)
+        self.visual_prompts_encoder = PromptEncoder(config.dim)
+        self.fusion_blocks = Fusion(config)
+        self.neck = Neck(config.dim, config.neck)
+        self.head = Head(config.neck, config.head)
+        self.similarity = Similarity(config.dim) if small else None
+        self.detail = Detail(config.head, config.detail) if small and config.detail else None
+
+    # --- for whoever answers clicks ---
+
+    @torch.inference_mode()
+    def encode(self, image: npt.NDArray[np.uint8]) -> Embedding:
+        """Encode one image.
+
+        Args:
+            image: uint8 ``[H, W, 3]`` RGB, upright.
+
+        Raises:
+            ImageError: the array has another shape or type, or no pixels.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+            raise ImageError("The image must be a non-empty RGB array of 8-bit values.")
+        features, skips = self.backbone(self.preprocess(image)[None].to(self.device))
+        return Embedding(
+            features[0].cpu(), tuple(skip[0].cpu() for skip in skips), image.shape[:2]
+        )
+
+    @torch.inference_mode()
+    def decode(self, embedding: Embedding, prompt: Prompt) -> Prediction:
+        """Answer one prompt on an encoded image.
+
+        Raises:
+            PromptError: the prompt means nothing; see ``model.prompts.check_prompt``.
+        """
+        return self.decode_many(embedding, [prompt])[0]
+
+    @torch.inference_mode()
+    def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Prediction]:
+        """Answer several independent prompts on one encoded image in one pass."""
+        size = self.input_size(embedding.image_size)
+        maps = torch.stack(
+            [prompt_map(p, embedding.image_size, size, self.config.radius) for p in prompts]
+        ).to(self.device)
+        n = len(prompts)
+        features = embedding.features.to(maps)[None].expand(n, -1, -1, -1)
+        skips = tuple(skip.to(maps)[None].expand(n, -1, -1, -1) for skip in embedding.skips)
+        logits = self(features, skips, maps).float().cpu()
+        return [
+            Prediction(each[0], size, embedding.image_size, self.config.threshold)
+            for each in logits
+        ]
+
+    # --- for whoever trains ---
+
+    def forward(self, features: Tensor, skips: tuple[Tensor, ...], prompt: Tensor) -> Tensor:
+        """Decode a batch.
+
+        Args:
+            features: ``[B, C, H/16, W/16]``.
+            skips: the encoder's finer maps, batched; empty for the ViT.
+            prompt: ``[B, 3, H, W]`` in [0, 1].
+
+        Returns:
+            Logits ``[B, 1, H/4, W/4]``.
+        """
+        fused = features + self.visual_prompts_encoder(prompt)
+        if self.similarity is not None:
+            fused = fused + self.similarity(features, prompt)
+        maps = self.neck(self.fusion_blocks(fused))
+        if self.detail is None:
+            out: Tensor = self.head(maps)
+            return out
+        shared = self.head.features(maps)
+        coarse: Tensor = self.head.seg_conv(self.head.dropout(shared))
+        fine: Tensor = self.detail(shared, skips, prompt)
+        return coarse + fine
+
+    def decoder_parameters(self) -> list[nn.Parameter]:
+        """Every parameter that a fine-tune may change without making an embedding stale."""
+        encoder = {id(parameter) for parameter in self.backbone.parameters()}
+        return [p for p in self.parameters() if id(p) not in encoder]
+
+    def preprocess(self, image: npt.NDArray[np.uint8]) -> Tensor:
+        """uint8 ``[H, W, 3]`` -> float32 ``[3, *input_size]``, normalised."""
+        height, width = self.input_size((image.shape[0], image.shape[1]))
+        mean = torch.tensor(self.backbone.mean)[:, None, None]
+        std = torch.tensor(self.backbone.std)[:, None, None]
+        if self.config.encoder == "vit":
+            tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
+            tensor = (tensor - mean) / std
+            return F.interpolate(
+                tensor[None], (height, width), mode="bilinear", align_corners=False
+            )[0]
+        # Averaging when it shrinks: large photographs would alias under plain bilinear sampling.
+        shrinks = image.shape[0] * image.shape[1] > height * width
+        resized = cv2.resize(
+            image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        )
+        tensor = torch.from_numpy(resized).permute(2, 0, 1).float() / 255
+        return (tensor - mean) / std
+
+    def input_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the network's input for an image of that size."""
+        size = self.config.size
+        if self.config.encoder == "vit":
+            return size, size
+        scale = size / max(image_size)
+        height, width = (
+            max(round(side * scale / MULTIPLE), 1) * MULTIPLE for side in image_size
+        )
+        return height, width
+
+    @property
+    def device(self) -> torch.device:
+        return self.visual_prompts_encoder.proj.weight.device
+
+    @property
+    def preprocess_id(self) -> str:
+        """Names how an image becomes the network's input; part of an embedding's key."""
+        kind = "squash" if self.config.encoder == "vit" else "fit"
+        return f"{kind}-{self.config.size}"
+
+    @cached_property
+    def encoder_fingerprint(self) -> str:
+        """16 hex digits over the encoder's weights; equal fingerprints give equal embeddings."""
+        digest = hashlib.sha256(self.config.encoder.encode())
+        for name, tensor in sorted(self.backbone.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
+        return digest.hexdigest()[:16]
