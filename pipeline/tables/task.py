@@ -32,6 +32,7 @@ class Task(Base):
         index=True,
     )
     problem: Mapped[str | None] = mapped_column(Text)
+    hardness: Mapped[float | None]  # [0, 1], as the last selection ranked it
     # Label Studio's update time of the task when a reconcile pass last compared its annotations.
     reconciled_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
