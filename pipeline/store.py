@@ -1,0 +1,132 @@
+"""The store of files: image bytes, embeddings and weights, in a folder or a bucket.
+
+A key is a relative path of plain names joined by ``/``, such as ``images/ab/abc.jpg``. An entry
+is there whole or not at all, whatever process writes it or dies while doing so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.errors import EmbeddingStoreError, SettingsError
+
+# One plain name: no leading dot, so neither "..", "." nor a hidden file can be meant.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]{0,199}")
+
+
+class Store:
+    """Files by key below ``address``, an fsspec address such as a folder or ``s3://bucket/path``.
+
+    Raises:
+        SettingsError: the address names no file system that is installed.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            self._fs: Any
+            self._fs, self._root = fsspec.core.url_to_fs(address)
+        except (ValueError, ImportError) as error:
+            raise SettingsError(
+                f"store_url cannot be used ({error}); give a folder, or install the fsspec "
+                "package for that address."
+            ) from error
+        self.address = address
+        self._is_local = isinstance(self._fs, LocalFileSystem)
+
+    def read(self, key: str) -> bytes:
+        """The bytes of ``key``. Raises EmbeddingStoreError when missing or out of reach."""
+        path = self._path(key)
+        with _sentences(f"{key} cannot be read from the store"):
+            return bytes(self._fs.cat_file(path))
+
+    def write(self, key: str, data: bytes) -> None:
+        """Put ``data`` at ``key``, over what was there. Raises EmbeddingStoreError on failure."""
+        path = self._path(key)
+        with _sentences(f"{key} cannot be written to the store"):
+            if self._is_local:
+                _write_whole(Path(path), data)
+            else:
+                self._fs.pipe_file(path, data)  # object stores show an upload only when complete
+
+    def exists(self, key: str) -> bool:
+        """Whether ``key`` can be read. Raises EmbeddingStoreError when that cannot be told."""
+        path = self._path(key)
+        with _sentences(f"The store cannot be asked for {key}"):
+            return bool(self._fs.isfile(path))
+
+    def delete(self, key: str) -> None:
+        """Remove ``key``; nothing happens when it is not there."""
+        path = self._path(key)
+        with _sentences(f"{key} cannot be deleted from the store"), suppress(FileNotFoundError):
+            self._fs.rm_file(path)
+
+    def local_path(self, key: str) -> Path:
+        """A file on this machine with the bytes of ``key``, for readers that need a path.
+
+        Do not write to it. For a bucket it is a copy in the machine's temporary folder, made
+        again whenever the entry changed.
+        """
+        path = self._path(key)
+        with _sentences(f"{key} cannot be read from the store"):
+            if self._is_local:
+                if not self._fs.isfile(path):
+                    raise FileNotFoundError(path)
+                return Path(path)
+            state = f"{self.address} {key} {self._fs.ukey(path)}"
+            copies = Path(tempfile.gettempdir()) / f"maskloop-store-{os.getuid()}"
+            copies.mkdir(mode=0o700, exist_ok=True)
+            if copies.stat().st_uid != os.getuid():
+                raise PermissionError(f"{copies} belongs to another user")
+            copy = copies / hashlib.sha256(state.encode()).hexdigest() / Path(key).name
+            if not copy.exists():
+                _write_whole(copy, bytes(self._fs.cat_file(path)))
+            return copy
+
+    def _path(self, key: str) -> str:
+        if not all(_NAME.fullmatch(name) for name in key.split("/")):
+            raise EmbeddingStoreError(
+                f"{key[:200]!r} is no key of the store; use plain names joined by '/'."
+            )
+        return f"{self._root.rstrip('/')}/{key}"
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write beside ``path``, then rename over it: no reader sees half, and no crash leaves it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own, so that two processes writing one key do not write into one file.
+    handle, beside = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _sentences(what: str) -> Iterator[None]:
+    """Turn what a file system raises into a sentence; each brings exceptions of its own."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise EmbeddingStoreError(
+            f"{what}: it is not there; encode again or restore the store from a backup."
+        ) from error
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise EmbeddingStoreError(
+            f"{what} ({reason}); check store_url, its space and its rights."
+        ) from error
