@@ -35,6 +35,8 @@ class LabelStudioSettings(Section):
     token: SecretStr = Field(
         SecretStr(""), description="Legacy token or personal access token of the account to use."
     )
+    user: str = Field("", description="Login `maskloop up` makes in the Label Studio it starts.")
+    password: SecretStr = Field(SecretStr(""), description="Password of that login.")
     project: int | None = Field(None, description="Project the scheduled jobs work on.")
     poll_seconds: float = Field(60, gt=0, description="Seconds between two reconcile passes.")
 

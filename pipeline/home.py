@@ -1,0 +1,163 @@
+"""The home folder of a machine that runs the whole stack: its settings file, secrets and lock.
+
+``maskloop up`` writes the settings file on its first run and only ever adds to it afterwards, so
+what a person changes there, comments included, stays.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import Table
+
+from pipeline.errors import ServiceError, SettingsError
+from pipeline.settings import HOME_VARIABLE, SETTINGS_FILE, Settings, load_settings
+
+LOCK_FILE = "up.lock"
+HEADER = "Written by `maskloop up`; change what you like, it only adds what is missing."
+
+# Ports beside the usual ones, so that a Redis or MongoDB of the machine's own is left in peace.
+REDIS_PORT = 6390
+MONGOD_PORT = 27027
+
+
+def prepare_home(home: Path) -> Settings:
+    """Make the home folder, fill in its settings file, and read the settings.
+
+    From here on ``MASKLOOP_HOME`` names this folder, for this process and what it starts.
+
+    Raises:
+        SettingsError: the folder or file cannot be written, or holds something unusable.
+    """
+    home = home.resolve()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        home.chmod(0o700)
+        (home / "logs").mkdir(exist_ok=True)
+        (home / "files").mkdir(exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"The home folder {home} cannot be made ({error.strerror}); "
+            f"say another with {HOME_VARIABLE}."
+        ) from error
+    os.environ[HOME_VARIABLE] = str(home)
+    _change(home, _fill_in)
+    return load_settings().model_copy(update={"home": home})
+
+
+def remember_project(home: Path, project: int) -> Settings:
+    """Write the Label Studio project the scheduled jobs work on; returns the new settings."""
+
+    def change(text: str) -> str:
+        document = tomlkit.parse(text)
+        _table(document, "label_studio")["project"] = project
+        return tomlkit.dumps(document)
+
+    _change(home.resolve(), change)
+    return load_settings().model_copy(update={"home": home.resolve()})
+
+
+@contextmanager
+def only_one(home: Path) -> Iterator[None]:
+    """Hold the home's lock; a second ``maskloop up`` on the same home is refused.
+
+    Raises:
+        ServiceError: another process holds it.
+    """
+    with (home / LOCK_FILE).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise ServiceError(
+                f"maskloop already runs on {home} (process {holder}); use it, "
+                "or stop it with `maskloop down`."
+            ) from None
+        # The holder stays readable for `maskloop down`; the kernel drops the lock with the process.
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def lock_holder(home: Path) -> int | None:
+    """Process id of the ``maskloop up`` that runs on this home; None: none does."""
+    try:
+        with (home / LOCK_FILE).open("r") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                text = file.read().strip()
+                return int(text) if text.isdigit() else None
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def _fill_in(text: str) -> str:
+    if not text.strip():
+        text = f"# {HEADER}\n\n"
+    document = tomlkit.parse(text)
+    if "redis_url" not in document:
+        # TOML wants a key of no table before the first table, so it goes to the top.
+        password = secrets.token_urlsafe(24)
+        redis_url = f"redis://:{password}@127.0.0.1:{REDIS_PORT}/0"
+        document = tomlkit.parse(tomlkit.dumps({"redis_url": redis_url}) + text)
+    defaults = {
+        "label_studio": {
+            "user": "admin@maskloop.example",
+            "password": secrets.token_urlsafe(12),
+            "token": secrets.token_hex(20),
+        },
+        "backend": {"password": secrets.token_urlsafe(24)},
+        "fiftyone": {"database_uri": f"mongodb://127.0.0.1:{MONGOD_PORT}"},
+    }
+    for name, values in defaults.items():
+        table = _table(document, name)
+        for key, value in values.items():
+            table.setdefault(key, value)
+    return tomlkit.dumps(document)
+
+
+def _table(document: tomlkit.TOMLDocument, name: str) -> Table:
+    if name not in document:
+        document[name] = tomlkit.table()
+    table = document[name]
+    if not isinstance(table, Table):
+        raise SettingsError(f"[{name}] in {SETTINGS_FILE} is not a table; mend or remove it.")
+    return table
+
+
+def _change(home: Path, change: Callable[[str], str]) -> None:
+    """Rewrite the settings file through a temporary one, readable by its owner only."""
+    path = home / SETTINGS_FILE
+    try:
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        after = change(before)
+        if path.exists():
+            path.chmod(0o600)  # an editor may have widened it
+        if after == before:
+            return
+        # mkstemp makes files of mode 0600: the secrets are never readable by others.
+        handle, temporary = tempfile.mkstemp(dir=home, prefix=f".{SETTINGS_FILE}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(after)
+        os.replace(temporary, path)
+    except TOMLKitError as error:
+        raise SettingsError(f"{path} is not valid TOML ({error}); mend or remove it.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{path} cannot be read and written ({error}); mend its rights or remove it."
+        ) from error

@@ -1,0 +1,227 @@
+"""Processes that are started together, watched, and stopped to the last child.
+
+Every process gets a session of its own, so that Ctrl-C in the terminal reaches only us and we
+decide the order of the end, and carries a mark in its environment. The mark finds grandchildren
+that left their parent, and what a killed ``maskloop up`` left behind; it never matches a process
+of anybody else.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from pipeline.errors import ServiceError
+
+MARK_VARIABLE = "MASKLOOP_STACK"
+POLL_SECONDS = 0.2
+KILL_SECONDS = 5.0  # between asking what is left to end and killing it
+LOG_TAIL_BYTES = 4000
+
+Listener = Callable[[str, str], None]  # (service, what happened)
+
+
+@dataclass(frozen=True)
+class Service:
+    """How to start one service and to know that it is ready.
+
+    ``ready`` is asked again and again, must return quickly, and says no by returning False.
+    """
+
+    name: str
+    command: Sequence[str]
+    ready: Callable[[], bool]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    inherit: bool = True  # False: of our environment only what any program needs
+    foundation: bool = False  # others need it to end well, so it is stopped after them
+    start_seconds: float = 60
+    stop_seconds: float = 10
+    port: int | None = None
+    port_setting: str = ""
+
+
+class Processes:
+    """A group of running services. As a context manager it stops them all at the end."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._running: dict[str, tuple[Service, subprocess.Popen[bytes]]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self, service: Service) -> None:
+        """Start a service without waiting for it; what it says goes to its log.
+
+        Raises:
+            ServiceError: its port is taken, or its program cannot be run.
+        """
+        require_free_port(service)
+        kept = os.environ if service.inherit else _bare_environment()
+        environment = {**kept, **service.environment, MARK_VARIABLE: str(self._home)}
+        try:
+            with self.log(service.name).open("ab") as log:
+                process = subprocess.Popen(
+                    list(service.command),
+                    cwd=self._home,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise ServiceError(
+                f"{service.name} cannot be started ({error.strerror}: {service.command[0]}); "
+                "run `make install`."
+            ) from error
+        self._running[service.name] = (service, process)
+
+    def wait(self, *names: str, listener: Listener | None = None) -> None:
+        """Return when these services are ready.
+
+        Raises:
+            ServiceError: one ended, or took longer than it may.
+        """
+        begin = time.monotonic()
+        waiting = list(names)
+        while waiting:
+            self.check()
+            for name in list(waiting):
+                service = self._running[name][0]
+                if service.ready():
+                    waiting.remove(name)
+                    if listener:
+                        listener(name, "ready")
+                elif time.monotonic() - begin > service.start_seconds:
+                    raise ServiceError(
+                        f"{name} did not become ready in {service.start_seconds:.0f} s; "
+                        f"read {self.log(name)} and start again."
+                    )
+            if waiting:
+                time.sleep(POLL_SECONDS)
+
+    def check(self) -> None:
+        """Raise ServiceError when any of the services has ended."""
+        for name, (_service, process) in self._running.items():
+            code = process.poll()
+            if code is not None:
+                how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+                raise ServiceError(
+                    f"{name} stopped ({how}{_last_line(self.log(name))}); "
+                    f"read {self.log(name)}, then start again: nothing that was saved is lost."
+                )
+
+    def log(self, name: str) -> Path:
+        """The file a service's output goes to."""
+        return self._home / "logs" / f"{name.lower().replace(' ', '-')}.log"
+
+    def stop(self) -> None:
+        """Stop all with their children, the foundations last; safe to call twice."""
+        for foundation in (False, True):
+            group = [pair for pair in self._running.values() if pair[0].foundation is foundation]
+            for _service, process in group:
+                with suppress(ProcessLookupError):
+                    process.terminate()
+            begin = time.monotonic()
+            for service, process in group:
+                left = begin + service.stop_seconds - time.monotonic()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, left))
+            stop_all([member for _, process in group for member in _session_members(process.pid)])
+            for _service, process in group:
+                process.wait()
+        self._running.clear()
+        stop_all(leftovers(self._home))
+
+
+def leftovers(home: Path) -> list[psutil.Process]:
+    """Processes that carry this home's mark: started by a ``maskloop up`` and still there."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK_VARIABLE) == str(home):
+                found.append(process)
+    return found
+
+
+def stop_all(processes: Sequence[psutil.Process]) -> None:
+    """Ask these processes to end, then kill those that do not."""
+    for process in processes:
+        with suppress(psutil.Error):
+            process.terminate()
+    _gone, alive = psutil.wait_procs(processes, timeout=KILL_SECONDS)
+    for process in alive:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(alive, timeout=KILL_SECONDS)
+
+
+def require_free_port(service: Service) -> None:
+    """Raise ServiceError when something listens on the service's port already."""
+    if service.port is None:
+        return
+    with socket.socket() as probe:
+        # As servers do, so that a port whose last connections are still closing counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", service.port))
+            return
+        except OSError:
+            holder = _listener_on(service.port)
+    raise ServiceError(
+        f"Port {service.port}, which {service.name} needs, is already in use{holder}; "
+        f"stop that, or change {service.port_setting} in the settings file."
+    )
+
+
+def _listener_on(port: int) -> str:
+    with suppress(psutil.Error):  # another account's processes are not ours to see
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                if connection.pid is not None:
+                    return f" by {psutil.Process(connection.pid).name()} ({connection.pid})"
+    return ""
+
+
+def _session_members(session: int) -> list[psutil.Process]:
+    """Living processes of a session; its number is not given out again while one lives."""
+    members = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, ProcessLookupError, PermissionError):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                members.append(process)
+    return members
+
+
+def _bare_environment() -> dict[str, str]:
+    names = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _last_line(log: Path) -> str:
+    with suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+        lines = file.read().decode("utf-8", "replace").strip().splitlines()
+        if lines:
+            return f", its last words: {lines[-1].strip()[:200]}"
+    return ""
