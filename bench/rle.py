@@ -1,7 +1,7 @@
 """The brush RLE codec against label-studio-sdk's: ``python -m bench.rle [--json FILE]``.
 
-Both run on the same masks on the same machine, one after the other; every result is compared bit for
-bit before its time counts.
+Both run on the same masks on the same machine, one after the other; every result is compared bit
+for bit before its time counts.
 """
 
 from __future__ import annotations

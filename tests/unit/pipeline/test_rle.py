@@ -68,7 +68,9 @@ def test_edges_are_bit_exact(mask: Mask) -> None:
         elements=st.sampled_from([0, 1, 127, 128, 200, 255]),
     )
 )
-def test_four_channels_from_elsewhere_are_read_as_the_sdk_reads_them(values: NDArray[np.uint8]) -> None:
+def test_four_channels_from_elsewhere_are_read_as_the_sdk_reads_them(
+    values: NDArray[np.uint8],
+) -> None:
     data = bytes(brush.encode_rle(values.ravel()))
     alpha = brush.decode_rle(list(data)).reshape(values.shape)[:, :, 3]
     assert np.array_equal(decode(data, *values.shape[:2]), alpha > 127)

@@ -1,0 +1,125 @@
+"""Masks as pure functions: to and from PNG, how alike two are, and tidying one for display."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from model.errors import ImageError
+
+Mask = NDArray[np.bool_]
+MAX_PIXELS = 2**28
+SPECK_SHARE = 0.01  # of the mask's area: islands and holes below it are taken for noise
+
+
+def to_png(mask: Mask) -> bytes:
+    """A 1-bit PNG of a mask, bool [H, W]."""
+    return _save(Image.fromarray(np.ascontiguousarray(mask, dtype=np.bool_)))
+
+
+def from_png(data: bytes) -> Mask:
+    """The mask in a PNG, bool [H, W].
+
+    Raises:
+        ImageError: the bytes are not a PNG, or one with too many pixels.
+    """
+    return np.asarray(_open(data).convert("L")) > 127
+
+
+def from_layer_png(data: bytes) -> Mask:
+    """The mask in a PNG drawn as a layer, bool [H, W]: its opaque pixels where it has transparent
+    ones, else its bright pixels.
+
+    Raises:
+        ImageError: the bytes are not a PNG, or one with too many pixels.
+    """
+    image = _open(data)
+    alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+    return alpha > 127 if (alpha < 255).any() else np.asarray(image.convert("L")) > 127
+
+
+def probability_to_png(probability: NDArray[np.float32]) -> bytes:
+    """A grey PNG of a probability map, float [H, W] in [0, 1], in steps of 1/255."""
+    return _save(Image.fromarray(np.rint(np.clip(probability, 0, 1) * 255).astype(np.uint8)))
+
+
+def probability_from_png(data: bytes) -> NDArray[np.float32]:
+    """The probability map in a PNG, float32 [H, W] in [0, 1].
+
+    Raises:
+        ImageError: the bytes are not a PNG, or one with too many pixels.
+    """
+    return np.asarray(_open(data).convert("L"), dtype=np.float32) / np.float32(255)
+
+
+def iou(first: Mask, second: Mask) -> float:
+    """Intersection over union of two masks of one shape; 1 when both are empty.
+
+    >>> iou(np.array([[True, True]]), np.array([[True, False]]))
+    0.5
+    """
+    union = np.count_nonzero(first | second)
+    return 1.0 if union == 0 else float(np.count_nonzero(first & second) / union)
+
+
+def clean(mask: Mask, touched: Iterable[tuple[float, float]] = ()) -> Mask:
+    """Drop specks and fill pinholes: islands and holes below 1 % of the mask's area.
+
+    Args:
+        mask: bool [H, W].
+        touched: (row, column) in pixels of the clicks. What a person clicked on is never noise, so
+            the island or hole under a click stays.
+
+    Returns:
+        A new mask; never an empty one for one that was not.
+    """
+    area = int(np.count_nonzero(mask))
+    if area == 0:
+        return mask.copy()
+    points = [(int(row), int(column)) for row, column in touched]
+    smallest = area * SPECK_SHARE
+    filled = mask | _small_parts(~mask, smallest, points)
+    tidy = filled & ~_small_parts(filled, smallest, points)
+    return tidy if tidy.any() else mask.copy()
+
+
+def smooth(mask: Mask, radius: int) -> Mask:
+    """Round off everything finer than about ``radius`` pixels. Empty when the mask is that fine."""
+    side = 2 * radius + 1
+    grey = mask.astype(np.uint8) * 255
+    return np.asarray(cv2.blur(grey, (side, side), borderType=cv2.BORDER_REPLICATE) > 127)
+
+
+def _small_parts(mask: Mask, smallest: float, keep: list[tuple[int, int]]) -> Mask:
+    """The connected parts of a mask below an area, in pixels, without those a kept point is in."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    small = stats[:, cv2.CC_STAT_AREA] < smallest
+    small[0] = False  # part 0 is the outside of the mask
+    height, width = mask.shape
+    for row, column in keep:
+        small[labels[min(max(row, 0), height - 1), min(max(column, 0), width - 1)]] = False
+    return np.asarray(small[labels], dtype=np.bool_)
+
+
+def _save(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=("PNG",))
+        if image.width * image.height > MAX_PIXELS:
+            raise ImageError("A mask has too many pixels; make it smaller.")
+        image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"A mask is not a readable PNG ({error}); write it again.") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError("A mask has too many pixels; make it smaller.") from None
+    return image

@@ -1,0 +1,192 @@
+"""Label Studio's region JSON to masks and back."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import ImageError
+from pipeline import rle as codec
+from pipeline.errors import RleError
+from pipeline.masks import Mask, from_layer_png
+
+SUBPIXEL_BITS = 4  # cv2 takes corners as fixed-point numbers
+CURVE_STEPS = 16  # straight pieces a Bezier edge is drawn with
+
+
+def mask_of(region: Mapping[str, Any]) -> Mask | None:
+    """The mask a region draws: bool [original_height, original_width].
+
+    None for what is no mask: prompts (keypoints, rectangles, text), choices, a brush stroke that
+    Label Studio has not turned into pixels yet, an outline of fewer than three corners.
+
+    Args:
+        region: one entry of an annotation's, draft's or prediction's ``result``.
+
+    Raises:
+        RleError: the region says it is a mask and is damaged: its size, its RLE or its corners.
+        ImageError: its bitmask is not a PNG.
+    """
+    value = region.get("value")
+    kind = str(region.get("type", "")).removesuffix("labels")
+    if not isinstance(value, Mapping) or kind not in _READERS:
+        return None
+    return _READERS[kind](value, *_size(region))
+
+
+def label_of(region: Mapping[str, Any]) -> str | None:
+    """The first label of a region, None when it has none."""
+    value = region.get("value")
+    if not isinstance(value, Mapping):
+        return None
+    for key in (str(region.get("type", "")), "labels"):
+        names = value.get(key)
+        if isinstance(names, list) and names and isinstance(names[0], str):
+            return names[0]
+    return None
+
+
+def brush_region(
+    *,
+    region_id: str,
+    rle: bytes,
+    height: int,
+    width: int,
+    label: str,
+    from_name: str,
+    to_name: str,
+    score: float | None = None,
+    rotation: int = 0,
+) -> dict[str, Any]:
+    """The brush region Label Studio shows for a mask.
+
+    Args:
+        region_id: stable id; Label Studio replaces a region of the same id in place.
+        rle: what ``pipeline.rle.encode`` gives.
+        height: rows of the upright image in pixels.
+        width: columns of the upright image in pixels.
+        label: one of the brush tag's labels.
+        from_name: the brush tag.
+        to_name: the image tag.
+        score: the model's confidence in [0, 1].
+        rotation: degrees the annotator has turned the image by; coordinates do not change with it.
+    """
+    region: dict[str, Any] = {
+        "id": region_id,
+        "type": "brushlabels",
+        "from_name": from_name,
+        "to_name": to_name,
+        "original_width": width,
+        "original_height": height,
+        "image_rotation": rotation,
+        "value": {"format": "rle", "rle": list(rle), "brushlabels": [label]},
+    }
+    if score is not None:
+        region["score"] = round(float(score), 4)
+    return region
+
+
+def _size(region: Mapping[str, Any]) -> tuple[int, int]:
+    height, width = region.get("original_height"), region.get("original_width")
+    if (
+        not isinstance(height, int)
+        or not isinstance(width, int)
+        or height < 1
+        or width < 1
+        or height * width > codec.MAX_PIXELS
+    ):
+        raise RleError(
+            f"A region says its image is {width} x {height} pixels; check original_width and "
+            "original_height."
+        )
+    return height, width
+
+
+def _brush(value: Mapping[str, Any], height: int, width: int) -> Mask | None:
+    if "rle" not in value:  # a stroke in a draft: its pixels come with the next save
+        return None
+    return codec.decode(value["rle"], height, width)
+
+
+def _polygon(value: Mapping[str, Any], height: int, width: int) -> Mask | None:
+    points = value.get("points")
+    if not isinstance(points, list):
+        raise RleError("A polygon has no list of points; draw it again.")
+    return _fill(points, height, width)
+
+
+def _vector(value: Mapping[str, Any], height: int, width: int) -> Mask | None:
+    vertices = value.get("vertices")
+    if not isinstance(vertices, list) or not all(isinstance(v, Mapping) for v in vertices):
+        raise RleError("A vector path has no list of vertices; draw it again.")
+    if not value.get("closed"):
+        return None
+    try:
+        corners: list[Any] = []
+        for k, vertex in enumerate(vertices):
+            corners += _edge(vertices[k - 1], vertex)
+    except (KeyError, TypeError):
+        raise RleError("A vector path has a vertex without a place; draw it again.") from None
+    return _fill(corners, height, width)
+
+
+def _edge(start: Mapping[str, Any], end: Mapping[str, Any]) -> list[NDArray[np.float64]]:
+    """Points of one edge after its start, percent of the image."""
+    last = np.array([end["x"], end["y"]], dtype=np.float64)
+    first_pull, second_pull = start.get("controlPoint2"), end.get("controlPoint1")
+    if not (start.get("isBezier") or end.get("isBezier")) or not (first_pull or second_pull):
+        return [last]
+    first = np.array([start["x"], start["y"]], dtype=np.float64)
+    pull = np.array([first_pull["x"], first_pull["y"]]) if first_pull else first
+    push = np.array([second_pull["x"], second_pull["y"]]) if second_pull else last
+    return [
+        (1 - t) ** 3 * first + 3 * (1 - t) ** 2 * t * pull + 3 * (1 - t) * t**2 * push + t**3 * last
+        for t in np.linspace(0, 1, CURVE_STEPS + 1)[1:]
+    ]
+
+
+def _fill(points: list[Any], height: int, width: int) -> Mask | None:
+    """The inside of a closed outline of [x, y] in percent of the image."""
+    try:
+        corners = np.array(points, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise RleError(
+            "An outline has a corner that is no pair of numbers; draw it again."
+        ) from None
+    if corners.shape[0] < 3:
+        return None
+    if corners.ndim != 2 or corners.shape[1] != 2 or not np.isfinite(corners).all():
+        raise RleError("An outline has a corner that is no pair of numbers; draw it again.")
+    # A pixel's centre lies half a pixel in; corners far outside would overflow cv2's fixed point.
+    pixels = np.clip(corners, -100, 200) / 100 * (width, height) - 0.5
+    fixed = np.rint(pixels * 2**SUBPIXEL_BITS).astype(np.int32)
+    canvas = np.zeros((height, width), dtype=np.uint8)
+    cv2.fillPoly(canvas, [fixed], 1, shift=SUBPIXEL_BITS)
+    return canvas.astype(np.bool_)
+
+
+def _bitmask(value: Mapping[str, Any], height: int, width: int) -> Mask | None:
+    url = value.get("imageDataURL")
+    if not isinstance(url, str):
+        return None
+    head, _, body = url.partition(",")
+    if head != "data:image/png;base64":
+        raise ImageError("A bitmask is not a PNG data URL; draw it again.")
+    try:
+        data = base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError):
+        raise ImageError("A bitmask is not valid base64; draw it again.") from None
+    mask = from_layer_png(data)
+    if mask.shape == (height, width):
+        return mask
+    resized = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(resized, dtype=np.bool_)
+
+
+_READERS = {"brush": _brush, "polygon": _polygon, "vector": _vector, "bitmask": _bitmask}
