@@ -52,24 +52,24 @@ def register_image(session: Session, store: Store, data: bytes, settings: Settin
     sha256 = hashlib.sha256(data).hexdigest()
     known = select(Image).where(Image.sha256 == sha256)
     image = session.scalars(known).one_or_none()
-    if image is None:
-        height, width, _ = decode_image(data, settings.images).shape
-        image = Image(
-            sha256=sha256,
-            width=width,
-            height=height,
-            extension=image_extension(data),
-            split=split_of(sha256, settings.finetune.holdout_share),
-        )
-    elif store.exists(image_key(image)):
+    if image is not None:
+        if not store.exists(image_key(image)):  # a store that was emptied fills again
+            store.write(image_key(image), data)
         return image
+    height, width, _ = decode_image(data, settings.images).shape
+    image = Image(
+        sha256=sha256,
+        width=width,
+        height=height,
+        extension=image_extension(data),
+        split=split_of(sha256, settings.finetune.holdout_share),
+    )
     store.write(image_key(image), data)  # before the row: a row promises bytes
-    if image.id is None:
-        try:
-            with session.begin_nested():
-                session.add(image)
-        except IntegrityError:  # another process registered it since we looked
-            image = session.scalars(known).one()
+    try:
+        with session.begin_nested():
+            session.add(image)
+    except IntegrityError:  # another process registered it since we looked
+        image = session.scalars(known).one()
     return image
 
 

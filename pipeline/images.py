@@ -1,0 +1,137 @@
+"""Bytes of an image file to pixels, as a browser shows them, whatever was uploaded."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as Pillow
+
+from model.errors import ImageError
+from pipeline.settings import ImageSettings
+
+Pixels = npt.NDArray[np.uint8]
+
+# Formats of photographs, by Pillow's name, with the extension a file of each gets. The rest stay
+# shut: Pillow starts Ghostscript for EPS, and each format more is a parser more to attack.
+EXTENSIONS = {
+    "JPEG": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "GIF": "gif",
+    "BMP": "bmp",
+    "TIFF": "tif",
+    "AVIF": "avif",
+}
+_ORIENTATION = 0x0112  # EXIF tag
+_WIDE = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}  # modes Pillow cuts off at 255
+
+
+def decode_image(data: bytes, settings: ImageSettings) -> Pixels:
+    """Decode an image file to uint8 [H, W, 3], RGB, upright, contiguous.
+
+    Turned as its EXIF orientation says; transparency over white; of an animation the first frame;
+    16-bit samples by their high byte; integers and floats without a fixed range from their
+    smallest to their largest value. Colour profiles are not applied.
+
+    Raises:
+        ImageError: not an image, of a format that is not read, damaged, cut off, or over
+            ``max_bytes`` or ``max_pixels``.
+    """
+    if len(data) > settings.max_bytes:
+        raise ImageError(
+            f"The image has {len(data):,} bytes, over the limit of {settings.max_bytes:,}; "
+            "make it smaller or raise images.max_bytes."
+        )
+    with _open(data) as image:
+        width, height = image.size
+        if width * height > settings.max_pixels:
+            raise ImageError(
+                f"The image has {width} x {height} pixels, over the limit of "
+                f"{settings.max_pixels:,}; make it smaller or raise images.max_pixels."
+            )
+        orientation = _orientation(image)
+        try:
+            pixels = _rgb(image)
+        except Exception as error:  # Pillow's readers raise whatever damaged bytes lead them to
+            raise ImageError(
+                f"The image is damaged or cut off ({_reason(error)}); upload the file again."
+            ) from error
+    return np.ascontiguousarray(_turn(pixels, orientation))
+
+
+def image_extension(data: bytes) -> str:
+    """The extension, without a dot, that fits the image's format. Raises ImageError."""
+    with _open(data) as image:
+        # MPO is what Pillow calls a JPEG with further pictures behind it
+        return EXTENSIONS["JPEG" if image.format in (None, "MPO") else image.format]
+
+
+def _open(data: bytes) -> Pillow.Image:
+    """Read the header only."""
+    if not data:
+        raise ImageError("The image file is empty; upload the file again.")
+    try:
+        return Pillow.open(io.BytesIO(data), formats=tuple(EXTENSIONS))
+    except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
+        raise ImageError(
+            "The image claims more pixels than any photograph has; make it smaller."
+        ) from error
+    except Exception as error:
+        raise ImageError(
+            f"The file is not an image that can be read; use one of {', '.join(EXTENSIONS)}."
+        ) from error
+
+
+def _orientation(image: Pillow.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none or it makes no sense.
+
+    Read from the EXIF block alone, since Pillow would also believe XMP, which browsers do not.
+    (Of a TIFF, Pillow turns the pixels itself.)
+    """
+    block = image.info.get("exif")
+    if not isinstance(block, bytes) or image.format == "TIFF":
+        return 1
+    exif = Pillow.Exif()
+    try:
+        exif.load(block)
+        value = exif.get(_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block is no reason to refuse the picture
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _rgb(image: Pillow.Image) -> Pixels:
+    if image.mode in _WIDE:
+        return np.repeat(_eight_bits(np.asarray(image))[..., None], 3, axis=2)
+    if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
+        if image.mode in ("La", "RGBa"):  # colours already multiplied by alpha
+            image = image.convert("LA" if image.mode == "La" else "RGBA")
+        white = Pillow.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Pillow.alpha_composite(white, image.convert("RGBA"))
+    return np.asarray(image.convert("RGB"))
+
+
+def _eight_bits(samples: npt.NDArray[np.generic]) -> Pixels:
+    """Grey samples [H, W] of 16 or 32 bits to uint8 [H, W]."""
+    if samples.dtype.itemsize == 2:
+        return (samples.astype(np.uint16) >> 8).astype(np.uint8)
+    values = np.nan_to_num(samples.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    return ((values - low) * (255.0 / ((high - low) or 1.0))).round().astype(np.uint8)
+
+
+def _turn(pixels: Pixels, orientation: int) -> Pixels:
+    """Undo an EXIF orientation. From 5 on, rows and columns change places."""
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):  # the first row is at the bottom
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):  # the first column is at the right
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
