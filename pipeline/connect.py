@@ -1,0 +1,166 @@
+"""Make a Label Studio project ask our backend and tell us what happens: ``maskloop connect``."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import LabelStudioError
+from pipeline.label_config import LabelConfig, read_label_config
+from pipeline.label_studio import Json, LabelStudio
+from pipeline.settings import BackendSettings, Settings
+
+log = logging.getLogger(__name__)
+
+TITLE = "maskloop"
+CONNECTED = "CO"
+# What pipeline.sync works on.
+WEBHOOK_ACTIONS = (
+    "ANNOTATION_CREATED",
+    "ANNOTATIONS_CREATED",
+    "ANNOTATION_UPDATED",
+    "ANNOTATIONS_DELETED",
+    "TASKS_CREATED",
+    "TASKS_DELETED",
+)
+
+
+@dataclass(frozen=True)
+class ConnectReport:
+    """How the project stands now. ``changed`` says what this call did: empty when all was well."""
+
+    project_id: int
+    project_title: str
+    backend_id: int
+    backend_url: str
+    webhook_id: int
+    labels: tuple[str, ...]
+    changed: tuple[str, ...]
+    advice: tuple[str, ...]  # what works but could work better
+
+
+def connect(client: LabelStudio, settings: Settings, project_id: int) -> ConnectReport:
+    """Attach the backend and its webhook to a project; do it again to repair either.
+
+    Raises:
+        LabelConfigError: the project's labelling config lacks what maskloop needs.
+        LabelStudioError: the project is missing, the backend is out of Label Studio's reach or
+            refused by it, or Label Studio refuses the change.
+    """
+    project = client.project(project_id)
+    if project is None:
+        raise LabelStudioError(
+            f"Label Studio at {client.url} has no project {project_id}; "
+            "look the number up in the address of its page."
+        )
+    config = read_label_config(project["label_config"])
+    changed: list[str] = []
+    backend = _attach_backend(client, settings.backend, project_id, changed)
+    webhook = _attach_webhook(client, settings.backend, project_id, changed)
+    for change in changed:
+        log.info("project %d: %s", project_id, change)
+    return ConnectReport(
+        project_id=project_id,
+        project_title=project["title"],
+        backend_id=backend["id"],
+        backend_url=backend["url"],
+        webhook_id=webhook["id"],
+        labels=config.labels,
+        changed=tuple(changed),
+        advice=_advice(project["label_config"], config),
+    )
+
+
+def basic_auth_header(settings: BackendSettings) -> dict[str, str]:
+    """The header Label Studio must send us; empty when the backend asks for none."""
+    password = settings.password.get_secret_value()
+    if not password:
+        return {}
+    pair = base64.b64encode(f"{settings.user}:{password}".encode()).decode()
+    return {"Authorization": f"Basic {pair}"}
+
+
+def _attach_backend(
+    client: LabelStudio, settings: BackendSettings, project_id: int, changed: list[str]
+) -> Json:
+    url = settings.url.rstrip("/")
+    password = settings.password.get_secret_value()
+    wanted: dict[str, Any] = {
+        "url": url,
+        "project": project_id,
+        "title": TITLE,
+        "is_interactive": True,
+        "auth_method": "BASIC_AUTH" if password else "NONE",
+    }
+    if password:
+        wanted |= {"basic_auth_user": settings.user, "basic_auth_pass": password}
+    rows = [row for row in client.backends(project_id) if row["url"].rstrip("/") == url]
+    for double in rows[1:]:  # left by an attempt that was refused half way
+        client.delete_backend(double["id"])
+        changed.append(f"removed a second row of the backend {url}")
+    ours = rows[0] if rows else None
+    if ours is None:
+        backend = client.add_backend(**wanted)
+        changed.append(f"attached the backend {url}")
+    else:
+        # Label Studio never shows the password, so whether it is still right takes a try.
+        backend = client.update_backend(ours["id"], **wanted)
+        if any(ours.get(name) != backend.get(name) for name in (*wanted, "state")):
+            changed.append(f"repaired the backend {url}")
+    checked = client.backend(backend["id"]) or backend
+    if checked["state"] != CONNECTED:
+        raise LabelStudioError(
+            f"Label Studio cannot use the backend {url} "
+            f"({checked.get('error_message') or checked.get('readable_state')}); "
+            "start the backend, and check that Label Studio reaches it at backend.url."
+        )
+    return checked
+
+
+def _attach_webhook(
+    client: LabelStudio, settings: BackendSettings, project_id: int, changed: list[str]
+) -> Json:
+    url = f"{settings.url.rstrip('/')}/webhook"
+    wanted: dict[str, Any] = {
+        "url": url,
+        "headers": basic_auth_header(settings),
+        "send_for_all_actions": False,
+        "actions": sorted(WEBHOOK_ACTIONS),
+        "send_payload": True,
+        "is_active": True,
+    }
+    rows = [row for row in client.webhooks(project_id) if row["url"] == url]
+    for double in rows[1:]:  # each would deliver every event once more
+        client.delete_webhook(double["id"])
+        changed.append(f"removed a second webhook to {url}")
+    if not rows:
+        changed.append(f"made the webhook to {url}")
+        return client.add_webhook(project=project_id, **wanted)
+    ours = rows[0]
+    found = ours | {"actions": sorted(ours.get("actions") or ())}
+    if all(found.get(name) == value for name, value in wanted.items()):
+        return ours
+    changed.append(f"gave the webhook to {url} its credentials and actions")
+    return client.update_webhook(ours["id"], **wanted)
+
+
+def _advice(xml: str, config: LabelConfig) -> tuple[str, ...]:
+    advice = []
+    if config.click_tag is None:
+        advice.append(
+            'The labelling config has no smart <KeyPointLabels>; add one with smart="true" '
+            'smartOnly="true" so that a click asks the model.'
+        )
+    if config.box_tag is None:
+        advice.append(
+            'The labelling config has no smart <RectangleLabels>; add one with smart="true" '
+            'smartOnly="true" so that a box asks the model.'
+        )
+    if "smartOnly" not in xml:
+        advice.append(
+            'No tag of the labelling config has smartOnly="true", so a label\'s digit picks a '
+            "tool that asks no model; add it to the smart tags."
+        )
+    return tuple(advice)

@@ -1,0 +1,248 @@
+"""connect against a real Label Studio, with a server that answers only what a handshake asks."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import uvicorn
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from pydantic import SecretStr
+
+from pipeline.connect import WEBHOOK_ACTIONS, connect
+from pipeline.errors import LabelConfigError, LabelStudioError
+from pipeline.label_config import DEFAULT_LABEL_CONFIG
+from pipeline.label_studio import LabelStudio
+from pipeline.settings import BackendSettings, LabelStudioSettings, Settings
+from tests.services import (
+    LabelStudioServer,
+    free_port,
+    label_studio,
+    start_label_studio,
+)
+
+__all__ = ["label_studio"]
+
+pytestmark = pytest.mark.integration
+
+PASSWORD = "backend-password"
+
+
+class Handshake:
+    """A server with the routes Label Studio calls when a backend is attached, behind HTTP Basic."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.actions: list[str] = []
+        self._server = uvicorn.Server(
+            uvicorn.Config(self._app(), port=self.port, log_level="warning", ws="none")
+        )
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+
+    def __enter__(self) -> Handshake:
+        self._thread.start()
+        deadline = time.monotonic() + 20
+        while not self._server.started and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(20)
+
+    def _app(self) -> FastAPI:
+        def check(login: Annotated[HTTPBasicCredentials, Depends(HTTPBasic())]) -> None:
+            if not secrets.compare_digest(login.password, PASSWORD):
+                raise HTTPException(401)
+
+        app = FastAPI(dependencies=[Depends(check)])
+
+        @app.get("/health")
+        def health() -> dict[str, str]:
+            return {"status": "UP"}
+
+        @app.post("/setup")
+        def setup() -> dict[str, str]:
+            return {"model_version": "base"}
+
+        @app.post("/webhook", status_code=201)
+        async def webhook(request: Request) -> dict[str, str]:
+            self.actions.append((await request.json())["action"])
+            return {}
+
+        return app
+
+
+@pytest.fixture(scope="module")
+def handshake() -> Iterator[Handshake]:
+    with Handshake() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(label_studio: LabelStudioServer, handshake: Handshake, tmp_path: Path) -> Settings:
+    return settings_of(label_studio, handshake.url, tmp_path)
+
+
+def settings_of(server: LabelStudioServer, backend_url: str, home: Path) -> Settings:
+    return Settings(
+        home=home,
+        label_studio=LabelStudioSettings(url=server.url, token=SecretStr(server.token)),
+        backend=BackendSettings(url=backend_url, password=SecretStr(PASSWORD)),
+    )
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[LabelStudio]:
+    with LabelStudio(settings.label_studio) as client:
+        yield client
+
+
+def test_connect_attaches_the_backend_and_a_webhook_with_credentials(
+    client: LabelStudio, settings: Settings, handshake: Handshake
+) -> None:
+    project = client.create_project("connect: all", DEFAULT_LABEL_CONFIG)
+    report = connect(client, settings, project)
+    assert report.project_title == "connect: all"
+    assert report.labels == ("Object", "Other")
+    assert report.advice == ()
+    assert len(report.changed) == 2
+    (backend,) = client.backends(project)
+    assert (backend["id"], backend["state"]) == (report.backend_id, "CO")
+    assert backend["is_interactive"]
+    assert backend["auth_method"] == "BASIC_AUTH"
+    (webhook,) = client.webhooks(project)
+    assert webhook["headers"]["Authorization"].startswith("Basic ")
+    assert set(webhook["actions"]) == set(WEBHOOK_ACTIONS)
+
+    # What Label Studio sends with them gets in.
+    (task,) = client.import_tasks(project, [{"data": {"image": "/a.jpg"}}])
+    made = client.create_annotation(task, [])
+    client.update_annotation(made["id"], was_cancelled=True)
+    client.delete_annotation(made["id"])
+    client.delete_task(task)
+    assert handshake.actions == [
+        "TASKS_CREATED",
+        "ANNOTATION_CREATED",
+        "ANNOTATION_UPDATED",
+        "ANNOTATIONS_DELETED",
+        "TASKS_DELETED",
+    ]
+
+
+def test_connecting_again_changes_nothing(client: LabelStudio, settings: Settings) -> None:
+    project = client.create_project("connect: again", DEFAULT_LABEL_CONFIG)
+    first = connect(client, settings, project)
+    assert connect(client, settings, project) == replace(first, changed=())
+    assert len(client.backends(project)) == 1
+    assert len(client.webhooks(project)) == 1
+
+
+def test_connect_repairs_what_was_half_made(client: LabelStudio, settings: Settings) -> None:
+    project = client.create_project("connect: repair", DEFAULT_LABEL_CONFIG)
+    first = connect(client, settings, project)
+    client.delete_webhook(first.webhook_id)
+    client.update_backend(
+        first.backend_id,
+        url=settings.backend.url,
+        project=project,
+        is_interactive=False,
+        auth_method="BASIC_AUTH",
+        basic_auth_user="maskloop",
+        basic_auth_pass=PASSWORD,
+    )
+    client.add_webhook(url=f"{settings.backend.url}/webhook", project=project, is_active=False)
+    client.add_webhook(url=f"{settings.backend.url}/webhook", project=project)
+    client.add_webhook(url="http://127.0.0.1:9/someone-elses", project=project)
+    report = connect(client, settings, project)
+    assert report.backend_id == first.backend_id
+    assert len(report.changed) == 3
+    (backend,) = client.backends(project)
+    assert backend["is_interactive"]
+    ours = [row for row in client.webhooks(project) if row["url"].endswith("/webhook")]
+    assert len(ours) == 1
+    assert ours[0]["is_active"]
+    assert ours[0]["headers"]["Authorization"]
+    assert len(client.webhooks(project)) == 2  # someone else's is left alone
+
+
+def test_a_config_without_masks_is_told_before_anything_changes(
+    client: LabelStudio, settings: Settings
+) -> None:
+    config = '<View><Image name="image" value="$image"/><Choices name="c" toName="image">'
+    config += '<Choice value="x"/></Choices></View>'
+    project = client.create_project("connect: no masks", config)
+    with pytest.raises(LabelConfigError, match="no <BrushLabels> for the masks; add one"):
+        connect(client, settings, project)
+    assert client.backends(project) == []
+
+
+def test_a_config_that_could_be_better_is_advised(client: LabelStudio, settings: Settings) -> None:
+    config = """
+    <View>
+      <Image name="image" value="$image"/>
+      <BrushLabels name="mask" toName="image" smart="false"><Label value="Object"/></BrushLabels>
+      <KeyPointLabels name="click" toName="image" smart="true">
+        <Label value="Object"/>
+      </KeyPointLabels>
+    </View>
+    """
+    project = client.create_project("connect: advice", config)
+    advice = connect(client, settings, project).advice
+    assert [line.split(";")[0] for line in advice] == [
+        "The labelling config has no smart <RectangleLabels>",
+        'No tag of the labelling config has smartOnly="true", so a label\'s digit picks a tool '
+        "that asks no model",
+    ]
+
+
+def test_a_missing_project_is_told(client: LabelStudio, settings: Settings) -> None:
+    with pytest.raises(LabelStudioError, match="has no project 424242; look the number up"):
+        connect(client, settings, 424242)
+
+
+def test_a_backend_that_is_down_is_told(
+    client: LabelStudio, label_studio: LabelStudioServer, tmp_path: Path
+) -> None:
+    project = client.create_project("connect: down", DEFAULT_LABEL_CONFIG)
+    settings = settings_of(label_studio, f"http://127.0.0.1:{free_port()}", tmp_path)
+    with pytest.raises(LabelStudioError, match="health check failed.*mend that"):
+        connect(client, settings, project)
+
+
+def test_a_backend_password_that_is_wrong_is_told(client: LabelStudio, settings: Settings) -> None:
+    project = client.create_project("connect: password", DEFAULT_LABEL_CONFIG)
+    wrong = settings.backend.model_copy(update={"password": SecretStr("wrong")})
+    with pytest.raises(LabelStudioError, match="authentication parameters"):
+        connect(client, settings.model_copy(update={"backend": wrong}), project)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"USE_DEFAULT_BANNED_SUBNETS": "true"},
+        # Here the backend is let in and its webhook is not: a row is left behind, half made.
+        {"USE_DEFAULT_BANNED_SUBNETS": "true", "ML_BLOCK_LOCAL_IP": "false"},
+    ],
+)
+def test_a_label_studio_that_bans_private_networks_is_told_the_switch(
+    overrides: dict[str, str], handshake: Handshake, tmp_path: Path
+) -> None:
+    process = start_label_studio(tmp_path, overrides)
+    try:
+        settings = settings_of(process.server, handshake.url, tmp_path)
+        with LabelStudio(settings.label_studio) as client:
+            project = client.create_project("connect: banned", DEFAULT_LABEL_CONFIG)
+            for _ in range(2):
+                with pytest.raises(LabelStudioError, match="USE_DEFAULT_BANNED_SUBNETS=false"):
+                    connect(client, settings, project)
+    finally:
+        process.stop()
