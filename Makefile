@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LABEL_STUDIO := .venv-label-studio
 MONGOD := .venv-mongod
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input
 
 # A stamp is touched when its recipe ended well, so a second run has nothing to do.
 VENV_STAMP := $(VENV)/.made

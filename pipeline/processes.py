@@ -197,9 +197,9 @@ def require_free_port(service: Service) -> None:
 def _listener_on(port: int) -> str:
     with suppress(psutil.Error):  # another account's processes are not ours to see
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
-                if connection.pid is not None:
-                    return f" by {psutil.Process(connection.pid).name()} ({connection.pid})"
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            if listens and connection.pid is not None:
+                return f" by {psutil.Process(connection.pid).name()} ({connection.pid})"
     return ""
 
 
