@@ -1,0 +1,52 @@
+"""When a fine-tune is due: by count, or by the clock if there is anything new at all."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from pipeline.jobs import bury_dead, running
+from pipeline.settings import Settings
+from pipeline.snapshots import accepted_since, first_accepted_at, last_judged
+from pipeline.tables import Job, now
+
+KIND = "finetune"
+RETRY_FAILED = timedelta(minutes=30)  # a fine-tune that failed is not due again before
+
+MAX_CRASHES = 3  # in a row, before a crash counts as a failure
+
+
+def due(session: Session, settings: Settings) -> bool:
+    """Whether a fine-tune should start now. See ``FineTuneSettings`` for the two thresholds."""
+    bury_dead(session, KIND)
+    if running(session, KIND) is not None or _must_pause(session):
+        return False
+    judged = last_judged(session)
+    new = accepted_since(session, None if judged is None else judged.created_at)
+    if new >= settings.finetune.min_new_regions:
+        return True
+    since = first_accepted_at(session) if judged is None else judged.created_at
+    return (
+        new > 0
+        and since is not None
+        and now() - since >= timedelta(hours=settings.finetune.every_hours)
+    )
+
+
+def _must_pause(session: Session) -> bool:
+    """Without a pause, a fine-tune that cannot work would be tried at every look at the clock.
+
+    A crash (no time of finishing) is tried again at once, unless it keeps crashing.
+    """
+    newest = select(Job).where(Job.kind == KIND).order_by(Job.id.desc()).limit(MAX_CRASHES)
+    last = list(session.scalars(newest))
+    if not last or last[0].status != "failed":
+        return False
+    if last[0].finished_at is not None:
+        return now() - last[0].finished_at < RETRY_FAILED
+    keeps_crashing = len(last) == MAX_CRASHES and all(
+        row.status == "failed" and row.finished_at is None for row in last
+    )
+    return keeps_crashing and now() - last[0].seen_at < RETRY_FAILED

@@ -1,0 +1,123 @@
+"""The message queue: which tasks there are, which queue each goes to, and how to send one.
+
+Redis only carries messages; what a task has to do is always in SQL. So a lost message costs a
+moment, not data: the schedule finds the same work again.
+
+Three queues, so that a long fine-tune never keeps an image or a webhook waiting:
+``events`` (webhooks, reconcile), ``encode`` (one image each) and ``training`` (minutes to hours).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis import Redis
+from redis.exceptions import RedisError
+
+from pipeline.errors import ServiceError
+from pipeline.settings import Settings
+
+ENCODE_TASK = "maskloop.encode_task"  # (id of a task row)
+ENCODE_PROJECT = "maskloop.encode_project"  # (Label Studio's project id)
+HANDLE_EVENT = "maskloop.handle_event"  # (id of an event row)
+RECONCILE = "maskloop.reconcile"
+FINETUNE = "maskloop.finetune"
+FINETUNE_IF_DUE = "maskloop.finetune_if_due"
+SELECT = "maskloop.select"  # (Label Studio's project id)
+MIRROR = "maskloop.mirror"
+
+EVENTS_QUEUE = "events"
+ENCODE_QUEUE = "encode"
+TRAINING_QUEUE = "training"
+
+QUEUES = {
+    HANDLE_EVENT: EVENTS_QUEUE,
+    RECONCILE: EVENTS_QUEUE,
+    FINETUNE_IF_DUE: EVENTS_QUEUE,
+    ENCODE_TASK: ENCODE_QUEUE,
+    ENCODE_PROJECT: ENCODE_QUEUE,
+    FINETUNE: TRAINING_QUEUE,
+    SELECT: TRAINING_QUEUE,
+    MIRROR: TRAINING_QUEUE,
+}
+TASKS = tuple(QUEUES)
+
+CONNECT_SECONDS = 2.0  # a sender is often a web request: fail soon rather than hang
+
+
+def transport_options(settings: Settings) -> dict[str, Any]:
+    """kombu's options for Redis, the same for senders and workers."""
+    return {
+        # A worker that was killed whole keeps its messages this long. A task that runs longer is
+        # handed out twice, which is harmless: every task looks in SQL what is left to do.
+        "visibility_timeout": settings.workers.visibility_seconds,
+        "unacked_restore_interval": min(10, settings.workers.visibility_seconds),
+        "unacked_restore_throttle": 1,
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_keepalive": True,
+    }
+
+
+def routes() -> dict[str, dict[str, str]]:
+    """Celery's ``task_routes``."""
+    return {name: {"queue": queue} for name, queue in QUEUES.items()}
+
+
+class Enqueuer:
+    """Sends tasks by name, so that a sender need not import the workers' code."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def _app(self) -> Celery:
+        app = Celery("maskloop", set_as_current=False)
+        app.conf.update(
+            broker_url=self._settings.redis_url,
+            broker_transport_options=transport_options(self._settings),
+            broker_connection_timeout=CONNECT_SECONDS,
+            task_routes=routes(),
+            task_serializer="json",
+            task_ignore_result=True,
+        )
+        return app
+
+    def send(self, name: str, *args: int | str) -> str:
+        """Put a task on its queue; returns the message's id.
+
+        Raises:
+            ServiceError: Redis is out of reach.
+        """
+        try:
+            # No retry here: the caller decides, and a click must not wait for a dead broker.
+            sent = self._app.send_task(name, args=args, retry=False)
+        except (OperationalError, RedisError, OSError) as error:
+            raise ServiceError(_unreachable(self._settings)) from error
+        return str(sent.id)
+
+    def waiting(self) -> dict[str, int]:
+        """How many messages wait in each queue.
+
+        Raises:
+            ServiceError: Redis is out of reach.
+        """
+        names = sorted(set(QUEUES.values()))
+        try:
+            with Redis.from_url(
+                self._settings.redis_url, socket_connect_timeout=CONNECT_SECONDS
+            ) as redis:
+                return {name: int(redis.llen(name)) for name in names}
+        except (RedisError, ValueError, OSError) as error:
+            raise ServiceError(_unreachable(self._settings)) from error
+
+    def close(self) -> None:
+        """Close the connections to Redis."""
+        self._app.close()
+
+
+def _unreachable(settings: Settings) -> str:
+    address = settings.redis_url.rpartition("@")[2]  # never show a password
+    return f"Redis at {address} is out of reach; start it (`maskloop up`) or mend redis_url."

@@ -1,0 +1,284 @@
+"""The registry: every model version's weights in the store, and the one that is serving.
+
+Which version serves is a row (``pipeline.versions``); this file brings rows and weights together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from model.errors import CheckpointError, MaskloopError
+from pipeline.errors import EmbeddingStoreError
+from pipeline.settings import Settings
+from pipeline.store import Store
+from pipeline.tables import ModelVersion, Snapshot, now
+from pipeline.versions import (
+    decision,
+    find,
+    hold_serving,
+    promote,
+    refuse,
+    rollback,
+    serving,
+    versions,
+)
+
+if TYPE_CHECKING:  # torch takes seconds to import; whoever only lists versions does not wait
+    from model.segnext import SegNext
+
+__all__ = [
+    "ServingModel",
+    "add_candidate",
+    "base_checkpoint",
+    "decision",
+    "device",
+    "ensure_base",
+    "find",
+    "hold_serving",
+    "load_version",
+    "promote",
+    "refuse",
+    "rollback",
+    "serving",
+    "versions",
+]
+
+log = logging.getLogger(__name__)
+
+CHECK_EVERY = 1.0  # seconds between two looks at which version serves
+RETRY_AFTER = 60.0  # seconds before weights that could not be loaded are tried again
+
+
+def ensure_base(session: Session, store: Store, settings: Settings) -> ModelVersion:
+    """The version that fine-tunes start from; registered on first use, serving if nothing is.
+
+    Raises:
+        CheckpointError: the base checkpoint is missing or damaged.
+    """
+    data = _base_bytes(base_checkpoint(settings))
+    digest = hashlib.sha256(data).hexdigest()
+    known = _by_digest(session, digest)
+    if known is None:
+        from model import checkpoints
+
+        key = _key(digest)
+        if not store.exists(key):
+            store.write(key, data)
+        encoder = checkpoints.load(store.local_path(key)).encoder_fingerprint
+        known = _insert_base(session, digest=digest, key=key, encoder=encoder)
+    if serving(session) is None:
+        hold_serving(session)
+        if serving(session) is None:
+            promote(session, known)
+    return known
+
+
+def base_checkpoint(settings: Settings) -> Path:
+    """Path of the checkpoint named by the settings, else of the one that ships.
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    if settings.model.base is None:
+        from model import checkpoints
+
+        return checkpoints.default_checkpoint()
+    path = settings.model.base
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint {path}; mend the setting model.base.")
+    return path
+
+
+def load_version(version: ModelVersion, store: Store, settings: Settings) -> SegNext:
+    """The network of ``version`` on the device of the settings.
+
+    Raises:
+        CheckpointError: its weights are missing, or not the bytes that were registered.
+    """
+    from model import checkpoints
+
+    try:
+        path = store.local_path(version.key)
+    except EmbeddingStoreError as error:
+        raise CheckpointError(
+            f"The weights of {version.name} are missing from the store; "
+            "put the file back, or roll back with `maskloop models rollback`."
+        ) from error
+    if hashlib.sha256(_read(path)).hexdigest() != version.sha256:
+        raise CheckpointError(
+            f"The weights of {version.name} are damaged in the store; "
+            "put the file back, or roll back with `maskloop models rollback`."
+        )
+    return checkpoints.load(path, device=device(settings))
+
+
+def add_candidate(
+    session: Session, store: Store, model: SegNext, snapshot: Snapshot
+) -> ModelVersion:
+    """Keep the weights of a fine-tuned ``model`` as a new candidate, learned from ``snapshot``."""
+    data = _saved(model)
+    digest = hashlib.sha256(data).hexdigest()
+    store.write(_key(digest), data)
+    version = ModelVersion(
+        # Unique from the first moment; the readable name needs the row's number.
+        name=f"candidate-{digest[:8]}-{now():%Y%m%d%H%M%S%f}",
+        encoder=model.encoder_fingerprint,
+        sha256=digest,
+        key=_key(digest),
+        status="candidate",
+        snapshot_id=snapshot.id,
+    )
+    session.add(version)
+    session.flush()
+    version.name = f"v{version.id}"
+    session.flush()
+    return version
+
+
+def device(settings: Settings) -> str:
+    """The torch device of the settings, with "auto" decided."""
+    if settings.model.device != "auto":
+        return settings.model.device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class ServingModel:
+    """The version that serves and its network, swapped between two calls of ``current``.
+
+    Safe to share between threads. While one thread loads a new version, the others go on with
+    the old one; a version that cannot be loaded never replaces one that works.
+    """
+
+    def __init__(self, sessions: sessionmaker[Session], store: Store, settings: Settings) -> None:
+        self._sessions = sessions
+        self._store = store
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._held: tuple[ModelVersion, SegNext] | None = None
+        self._looked = 0.0  # monotonic seconds
+        self._faulty: tuple[int, float] | None = None  # version id, and when it failed to load
+
+    def current(self) -> tuple[ModelVersion, SegNext]:
+        """The version that serves (detached from any session) and its network.
+
+        Raises:
+            CheckpointError: there is no version that can be loaded, and none was held before.
+        """
+        held = self._held
+        if held is None:
+            with self._lock:
+                if self._held is None:
+                    self._held = self._first()
+                    self._looked = time.monotonic()
+                return self._held
+        if time.monotonic() - self._looked >= CHECK_EVERY and self._lock.acquire(blocking=False):
+            try:
+                self._follow(held)
+            finally:
+                self._looked = time.monotonic()
+                self._lock.release()
+        return self._held or held
+
+    def _first(self) -> tuple[ModelVersion, SegNext]:
+        with self._sessions.begin() as session:
+            version = serving(session)
+            if version is None:
+                ensure_base(session, self._store, self._settings)
+                version = serving(session)
+            assert version is not None  # ensure_base promotes when nothing serves
+            session.expunge(version)
+        return version, load_version(version, self._store, self._settings)
+
+    def _follow(self, held: tuple[ModelVersion, SegNext]) -> None:
+        wanted: int | None = None
+        try:
+            with self._sessions() as session:
+                served = select(ModelVersion.id).where(ModelVersion.status == "serving")
+                wanted = session.scalars(served).first()
+                if wanted is None or wanted == held[0].id or self._is_faulty(wanted):
+                    return
+                version = session.get_one(ModelVersion, wanted)
+                session.expunge(version)
+            self._held = version, load_version(version, self._store, self._settings)
+            self._faulty = None
+            log.info("Now serving model version %s instead of %s.", version.name, held[0].name)
+        except SQLAlchemyError as error:
+            log.warning("Cannot ask which version serves, %s stays: %s", held[0].name, error)
+        except MaskloopError as error:
+            if wanted is not None:
+                self._faulty = wanted, time.monotonic()
+            log.error("%s stays in service. %s", held[0].name, error)
+
+    def _is_faulty(self, version_id: int) -> bool:
+        if self._faulty is None:
+            return False
+        faulty, since = self._faulty
+        return faulty == version_id and time.monotonic() - since < RETRY_AFTER
+
+
+def _base_bytes(path: Path) -> bytes:
+    """The checkpoint at ``path`` in our format, whatever format it is in."""
+    if path.suffix != ".pth":
+        return _read(path)
+    from model import checkpoints
+
+    return _saved(checkpoints.load(path))
+
+
+def _saved(model: SegNext) -> bytes:
+    from model import checkpoints
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        checkpoints.save(model, path)
+        return path.read_bytes()
+
+
+def _insert_base(session: Session, *, digest: str, key: str, encoder: str) -> ModelVersion:
+    hold_serving(session)
+    known = _by_digest(session, digest)
+    if known is not None:  # another process registered it since we looked
+        return known
+    taken = session.scalars(select(ModelVersion.id).where(ModelVersion.name == "base")).first()
+    version = ModelVersion(
+        name="base" if taken is None else f"base-{digest[:8]}",
+        encoder=encoder,
+        sha256=digest,
+        key=key,
+        status="candidate",
+    )
+    session.add(version)
+    session.flush()
+    return version
+
+
+def _by_digest(session: Session, digest: str) -> ModelVersion | None:
+    statement = select(ModelVersion).where(
+        ModelVersion.sha256 == digest, ModelVersion.snapshot_id.is_(None)
+    )
+    return session.scalars(statement.order_by(ModelVersion.id).limit(1)).first()
+
+
+def _key(digest: str) -> str:
+    return f"models/{digest}.safetensors"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"The checkpoint {path} cannot be read ({error.strerror}); check the file."
+        ) from error

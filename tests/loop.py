@@ -1,0 +1,134 @@
+"""A loop on SQLite with a tiny network, for tests: images and accepted masks made in memory."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image as Picture
+
+from model import checkpoints
+from model.config import SegNextConfig
+from model.segnext import SegNext
+from pipeline.catalog import register_image, task_row
+from pipeline.masks import to_png
+from pipeline.runtime import Runtime
+from pipeline.settings import Settings
+from pipeline.tables import Annotation, Image, Region
+from pipeline.tables.image import Split
+
+TINY = SegNextConfig(
+    encoder="mobilenetv2",
+    size=64,
+    dim=16,
+    depth=0,
+    heads=2,
+    fusion_depth=1,
+    fusion_heads=2,
+    fusion_mlp_ratio=1.0,
+    neck=(8, 8, 8, 8),
+    head=8,
+    detail=8,
+)
+
+
+def tiny_model(seed: int = 0) -> SegNext:
+    """A network of random weights that answers in milliseconds."""
+    torch.manual_seed(seed)
+    return SegNext(TINY).eval()
+
+
+def base_checkpoint(folder: Path) -> Path:
+    """The file of a tiny base model."""
+    path = folder / "base.safetensors"
+    checkpoints.save(tiny_model(), path)
+    return path
+
+
+def tiny_settings(folder: Path, **changes: Any) -> Settings:
+    """Settings of a loop whose state is all in ``folder``."""
+    finetune = {"steps": 6, "batch": 2, "gate_clicks": 5, "min_new_regions": 4}
+    values: dict[str, Any] = {
+        "home": folder / "home",
+        "model": {"base": base_checkpoint(folder), "device": "cpu", "threads": 1},
+        "finetune": finetune | changes.pop("finetune", {}),
+    }
+    return Settings(**values, **changes)
+
+
+def disk_picture(seed: int, size: int = 64) -> tuple[bytes, npt.NDArray[np.bool_]]:
+    """A PNG of a bright disk on noise, and the disk's mask, bool [size, size]."""
+    random = np.random.default_rng(seed)
+    row, col = random.uniform(size * 0.35, size * 0.65, 2)
+    radius = random.uniform(size * 0.15, size * 0.25)
+    rows, cols = np.ogrid[:size, :size]
+    mask = (rows - row) ** 2 + (cols - col) ** 2 <= radius**2
+    pixels = random.integers(0, 80, (size, size, 3), dtype=np.uint8)
+    pixels[mask] += 150
+    buffer = io.BytesIO()
+    Picture.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue(), mask
+
+
+@dataclass
+class Loop:
+    """A runtime and the means to put accepted masks into its record."""
+
+    runtime: Runtime
+    count: int = field(default=0)
+
+    def accept(
+        self, split: Split, mask: npt.NDArray[np.bool_] | None = None, **annotation: Any
+    ) -> int:
+        """Register a new picture on ``split`` with one accepted mask; returns the region's id."""
+        self.count += 1
+        data, disk = disk_picture(self.count)
+        with self.runtime.sessions.begin() as session:
+            image = register_image(session, self.runtime.store, data, self.runtime.settings)
+            image.split = split
+            task = task_row(session, 1, self.count, f"/data/upload/{self.count}.png")
+            task.image_id = image.id
+            session.flush()
+            row = Annotation(
+                task_id=task.id,
+                ls_annotation_id=self.count,
+                ls_updated_at=datetime.now(UTC),
+                **annotation,
+            )
+            session.add(row)
+            session.flush()
+            chosen = disk if mask is None else mask
+            region = Region(
+                annotation_id=row.id,
+                image_id=image.id,
+                ls_region_id=f"region-{self.count}",
+                label="object",
+                mask=to_png(chosen),
+                area=int(chosen.sum()),
+            )
+            session.add(region)
+            session.flush()
+            return region.id
+
+    def accept_many(self, train: int, holdout: int) -> None:
+        """Accept masks on that many training and hold-out images."""
+        for _ in range(train):
+            self.accept("train")
+        for _ in range(holdout):
+            self.accept("holdout")
+
+    def images(self) -> list[Image]:
+        """All images, oldest first."""
+        with self.runtime.sessions() as session:
+            return list(session.query(Image).order_by(Image.id))
+
+
+def make_loop(folder: Path, **changes: Any) -> Loop:
+    """A fresh loop in ``folder``."""
+    return Loop(Runtime(tiny_settings(folder, **changes)))
