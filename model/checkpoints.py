@@ -1,4 +1,5 @@
-"""Checkpoints: ours (safetensors, half precision, the config inside) and the authors' released ones."""
+"""Checkpoints: ours (safetensors, half precision, the config inside) and the authors' released
+ones."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def default_checkpoint() -> Path:
 
 
 def save(model: SegNext, path: Path) -> None:
-    """Write the network in half precision with its config. Atomic: a reader never sees half a file."""
+    """Write the network in half precision with its config. Atomic: a reader never sees half a
+    file."""
     tensors = {
         name: (t.half() if t.is_floating_point() else t).cpu().contiguous()
         for name, t in model.state_dict().items()

@@ -20,7 +20,8 @@ Skips = tuple[Tensor, ...]
 
 
 def grid_positions(rows: int, cols: int, dim: int) -> Tensor:
-    """Fixed sine-cosine positions of a token grid, float32 ``[dim, rows, cols]``; dim divides by 4."""
+    """Fixed sine-cosine positions of a token grid, float32 ``[dim, rows, cols]``; dim divides by
+    4."""
     quarter = dim // 4
     frequency = torch.exp(-math.log(200.0) * torch.arange(quarter) / quarter)
     row = torch.arange(rows)[:, None] * frequency
@@ -34,7 +35,8 @@ class MobileNetEncoder(nn.Module):
     """Image ``[B, 3, H, W]`` (sides divide by 16) -> features ``[B, C, H/16, W/16]`` and skips
     ``[B, 24, H/4, W/4]``, ``[B, 32, H/8, W/8]``.
 
-    The backbone's batch norms stay in evaluation mode: the warm start's are folded into its convolutions.
+    The backbone's batch norms stay in evaluation mode: the warm start's are folded into its
+    convolutions.
     """
 
     mean = (0.5, 0.5, 0.5)

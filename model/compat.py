@@ -1,7 +1,9 @@
 """Lets torchvision import beside a torch build that its compiled operators do not fit.
 
-The registry's torchvision is built against CUDA. Beside a CPU build of torch its library does not load, the
-operators ``nms`` and ``qnms`` are never declared, and ``import torchvision`` fails while it registers shapes for
+The registry's torchvision is built against CUDA. Beside a CPU build of torch its library does
+not load, the
+operators ``nms`` and ``qnms`` are never declared, and ``import torchvision`` fails while it
+registers shapes for
 them (pytorch/vision#9077); timm, open_clip and parts of FiftyOne import it. Declaring the two
 schemas is enough for everything that does not call them. On a matching install nothing is changed.
 """
@@ -31,8 +33,6 @@ def ensure_torchvision() -> None:
         del sys.modules[name]
     library = torch.library.Library("torchvision", "FRAGMENT")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define(
-        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-    )
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _declared.append(library)
     importlib.import_module("torchvision")

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from model.errors import CheckpointError
 
-LARGEST = 4096  # no sane width, size or depth is above it; stops a hostile file from asking for more
+LARGEST = (
+    4096  # no sane width, size or depth is above it; stops a hostile file from asking for more
+)
 
 
 @dataclass(frozen=True)
@@ -16,17 +18,20 @@ class SegNextConfig:
     """What has to be known to build the network.
 
     Attributes:
-        encoder: ``vit`` is the released shape: squashes images to a square, plain transformer with windows.
+        encoder: ``vit`` is the released shape: squashes images to a square, plain transformer
+            with windows.
             ``mobilenetv2`` keeps the aspect ratio and adds stride-4 and stride-8 skips.
         size: network input: side of the square (vit) or longest side (mobilenetv2), in pixels.
         dim: channels C of the embedding.
-        depth, heads: of the vit; for mobilenetv2 ``depth`` counts the context blocks behind the backbone.
+        depth, heads: of the vit; for mobilenetv2 ``depth`` counts the context blocks behind the
+            backbone.
         window_freq: every ``window_freq``-th vit block attends globally; 1 or less: all do.
         pretrain_grid: tokens a side the windows are counted by (14 = 224 / 16).
         fusion: ``self_attention`` or ``naive`` (the bare sum).
         fusion_depth, fusion_heads: of the self-attention blocks that mix image and prompt.
         neck: channels of the 1/4, 1/8, 1/16 and 1/32 maps.
         head: channels of the head.
+        dropout: of the head's channels while training.
         radius: of a click's disk, in pixels of the network's input.
         detail: channels of the stride-4 refinement; 0: none, as in the released shape.
         threshold: probability above which a pixel belongs to the mask.
@@ -46,6 +51,7 @@ class SegNextConfig:
     fusion_mlp_ratio: float = 4.0
     neck: tuple[int, int, int, int] = (128, 256, 512, 1024)
     head: int = 256
+    dropout: float = 0.1
     radius: int = 5
     detail: int = 0
     threshold: float = 0.49
@@ -90,12 +96,13 @@ SMALL = SegNextConfig(
     size=512,
     dim=256,
     depth=2,
-    heads=8,
+    heads=4,
     fusion_depth=2,
-    fusion_heads=8,
+    fusion_heads=4,
     fusion_mlp_ratio=2.0,
     mlp_ratio=2.0,
     neck=(64, 96, 128, 256),
     head=64,
+    dropout=0.0,
     detail=48,
 )

@@ -87,15 +87,16 @@ class ConvRelu(nn.Module):
 class Head(nn.Module):
     """Four maps -> features ``[B, head, H/4, W/4]`` -> logits ``[B, 1, H/4, W/4]``."""
 
-    def __init__(self, inputs: tuple[int, ...], width: int) -> None:
+    def __init__(self, inputs: tuple[int, ...], width: int, dropout: float) -> None:
         super().__init__()
         self.convs = nn.ModuleList(ConvRelu(channels, width) for channels in inputs)
         self.fusion_conv = ConvRelu(width * len(inputs), width)
-        self.dropout = nn.Dropout2d(0.1)
+        self.dropout = nn.Dropout2d(dropout)
         self.seg_conv = nn.Conv2d(width, 1, 1)
 
     def features(self, maps: list[Tensor]) -> Tensor:
-        """The fused features. The fusing 1x1 convolution is linear and so is bilinear up-sampling, so
+        """The fused features. The fusing 1x1 convolution is linear and so is bilinear
+        up-sampling, so
         each map is multiplied by its slice of the weights at its own resolution and the results are
         added after up-sampling: the same numbers for about a third of the work."""
         size = maps[0].shape[-2:]
@@ -115,8 +116,8 @@ class Head(nn.Module):
 
 
 class Similarity(nn.Module):
-    """How like the prompted tokens each token is: cosine similarity to the tokens under the positive
-    and the negative prompts (largest and mean), as a dense map the fusion can read."""
+    """How like the prompted tokens each token is: cosine similarity to the tokens under the
+    positive and the negative prompts (largest and mean), as a dense map the fusion can read."""
 
     def __init__(self, dim: int, width: int = 64) -> None:
         super().__init__()
@@ -147,7 +148,8 @@ class Similarity(nn.Module):
 
 
 class Detail(nn.Module):
-    """Sharpens the logits at stride 4 from the skips and the prompt map; the released shape has none."""
+    """Sharpens the logits at stride 4 from the skips and the prompt map; the released shape has
+    none."""
 
     def __init__(self, head: int, width: int) -> None:
         super().__init__()
@@ -187,7 +189,7 @@ class Fusion(nn.ModuleList):
                 config.fusion_heads,
                 config.fusion_mlp_ratio,
                 qkv_bias=True,
-                norm_layer=partial(nn.LayerNorm, eps=1e-5),
+                norm_layer=partial(nn.LayerNorm, eps=1e-5),  # type: ignore[arg-type]
             )
             for _ in range(depth)
         )

@@ -22,7 +22,8 @@ class Embedding:
 
     Attributes:
         features: float ``[C, h, w]`` at stride 16 of the network's input.
-        skips: finer maps of the small encoder, ``[24, 4h, 4w]`` and ``[32, 2h, 2w]``; empty for the ViT.
+        skips: finer maps of the small encoder, ``[24, 4h, 4w]`` and ``[32, 2h, 2w]``; empty for
+            the ViT.
         image_size: (height, width) of the upright original image, in pixels.
     """
 

@@ -2,8 +2,9 @@
 
     python -m model.parity CHECKPOINT.pth FIXTURE.npz
 
-A fixture holds, per image size ``HxW``: ``HxW/image`` (uint8 ``[H, W, 3]``), ``HxW/image_feats`` (float32
-``[1, C, G, G]``), ``HxW/clicks_positive_row_col`` (int ``[n, 3]``, in order) and ``HxW/prob_after_k_clicks`` (float32
+A fixture holds, per image size ``HxW``: ``HxW/image`` (uint8 ``[H, W, 3]``), ``HxW/image_feats``
+(float32 ``[1, C, G, G]``), ``HxW/clicks_positive_row_col`` (int ``[n, 3]``, in order) and
+``HxW/prob_after_k_clicks`` (float32
 ``[H, W]``, each answer fed back as the next prompt's previous mask).
 """
 
@@ -15,6 +16,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
@@ -61,7 +63,7 @@ def differences(model: SegNext, fixture: Path) -> dict[str, float]:
     return result
 
 
-def _largest(ours: np.ndarray, theirs: np.ndarray) -> float:
+def _largest(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]) -> float:
     if ours.shape != theirs.shape:
         return float("inf")
     return float(np.abs(ours - theirs).max())

@@ -1,7 +1,8 @@
-"""What an annotator tells the network about one object, and the dense map the network reads it from.
+"""What an annotator tells the network about one object, and the dense map the network reads it
+from.
 
-The map follows SegNext (arXiv 2404.00741): three channels at the network's input size, previous mask,
-positive, negative. Clicks are binary disks; boxes are filled regions in the positive channel.
+The map follows SegNext (arXiv 2404.00741): three channels at the network's input size, previous
+mask, positive, negative. Clicks are binary disks; boxes are filled regions in the positive channel.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Prompt:
     Attributes:
         clicks: clicks, oldest first.
         boxes: boxes; all mean the same object.
-        mask: float32 ``[h, w]`` probabilities in [0, 1] over the whole image at any resolution: what the
+        mask: float32 ``[h, w]`` probabilities in [0, 1] over the whole image at any resolution:
+            what the
             network answered before. ``None`` when there was no answer yet.
     """
 
@@ -59,7 +61,8 @@ def check_prompt(prompt: Prompt) -> None:
     """Refuse a prompt that cannot mean anything.
 
     Raises:
-        PromptError: nothing in it, more than ``MAX_PROMPTS`` items, a coordinate that is not finite, or a mask
+        PromptError: nothing in it, more than ``MAX_PROMPTS`` items, a coordinate that is not
+            finite, or a mask
             that is not a non-empty 2-D array of finite numbers.
     """
     n = len(prompt.clicks) + len(prompt.boxes)
@@ -68,7 +71,9 @@ def check_prompt(prompt: Prompt) -> None:
     if n > MAX_PROMPTS:
         raise PromptError(f"The prompt has {n} items; give at most {MAX_PROMPTS}.")
     numbers = [value for click in prompt.clicks for value in (click.row, click.col)]
-    numbers += [value for box in prompt.boxes for value in (box.top, box.left, box.bottom, box.right)]
+    numbers += [
+        value for box in prompt.boxes for value in (box.top, box.left, box.bottom, box.right)
+    ]
     if not all(math.isfinite(number) for number in numbers):
         raise PromptError("A prompt's coordinate is not a finite number; give pixels of the image.")
     mask = prompt.mask
@@ -91,14 +96,16 @@ def disk_map(
         radius: in pixels of the map.
 
     Returns:
-        float32 ``[map height, map width]`` of 0 and 1. A click outside the map draws the part of its disk inside.
+        float32 ``[map height, map width]`` of 0 and 1. A click outside the map draws the part of
+        its disk inside.
     """
     height, width = map_size
     canvas = np.zeros((height, width), np.float32)
     offsets = np.arange(-radius, radius + 1)
     disk = offsets[:, None] ** 2 + offsets[None, :] ** 2 <= radius**2
     for click in clicks:
-        # Per-axis scaling, half a pixel, truncation: the reference's rule, kept to the letter for parity.
+        # Per-axis scaling, half a pixel, truncation: the reference's rule, kept to the letter
+        # for parity.
         row = int(click.row * height / image_size[0] + 0.5)
         col = int(click.col * width / image_size[1] + 0.5)
         top, left = max(row - radius, 0), max(col - radius, 0)
@@ -115,7 +122,8 @@ def disk_map(
 def fill_boxes(
     canvas: npt.NDArray[np.float32], boxes: tuple[Box, ...], image_size: tuple[int, int]
 ) -> None:
-    """Set every pixel of ``canvas`` (float32 ``[h, w]``) inside a box to 1; at least one pixel each."""
+    """Set every pixel of ``canvas`` (float32 ``[h, w]``) inside a box to 1; at least one pixel
+    each."""
     height, width = canvas.shape
     for box in boxes:
         rows = sorted((box.top * height / image_size[0], box.bottom * height / image_size[0]))

@@ -1,11 +1,12 @@
-"""SegNext (arXiv 2404.00741): the image is encoded once, each prompt is decoded lightly. Stateless."""
+"""SegNext (arXiv 2404.00741): the image is encoded once, each prompt is decoded lightly.
+Stateless."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -92,7 +93,7 @@ class SegNext(nn.Module):
         self.visual_prompts_encoder = PromptEncoder(config.dim)
         self.fusion_blocks = Fusion(config)
         self.neck = Neck(config.dim, config.neck)
-        self.head = Head(config.neck, config.head)
+        self.head = Head(config.neck, config.head, config.dropout)
         self.similarity = Similarity(config.dim) if small else None
         self.detail = Detail(config.head, config.detail) if small and config.detail else None
 
@@ -112,7 +113,9 @@ class SegNext(nn.Module):
             raise ImageError("The image must be a non-empty RGB array of 8-bit values.")
         features, skips = self.backbone(self.preprocess(image)[None].to(self.device))
         return Embedding(
-            features[0].cpu(), tuple(skip[0].cpu() for skip in skips), image.shape[:2]
+            features[0].cpu(),
+            tuple(skip[0].cpu() for skip in skips),
+            (image.shape[0], image.shape[1]),
         )
 
     @torch.inference_mode()
@@ -173,20 +176,21 @@ class SegNext(nn.Module):
     def preprocess(self, image: npt.NDArray[np.uint8]) -> Tensor:
         """uint8 ``[H, W, 3]`` -> float32 ``[3, *input_size]``, normalised."""
         height, width = self.input_size((image.shape[0], image.shape[1]))
-        mean = torch.tensor(self.backbone.mean)[:, None, None]
-        std = torch.tensor(self.backbone.std)[:, None, None]
         if self.config.encoder == "vit":
-            tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
-            tensor = (tensor - mean) / std
-            return F.interpolate(
-                tensor[None], (height, width), mode="bilinear", align_corners=False
-            )[0]
+            tensor = self.preprocess_crop(image)[None]
+            return F.interpolate(tensor, (height, width), mode="bilinear", align_corners=False)[0]
         # Averaging when it shrinks: large photographs would alias under plain bilinear sampling.
         shrinks = image.shape[0] * image.shape[1] > height * width
         resized = cv2.resize(
             image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         )
-        tensor = torch.from_numpy(resized).permute(2, 0, 1).float() / 255
+        return self.preprocess_crop(np.asarray(resized, np.uint8))
+
+    def preprocess_crop(self, crop: npt.NDArray[np.uint8]) -> Tensor:
+        """uint8 ``[H, W, 3]`` -> float32 ``[3, H, W]``, normalised, not resized."""
+        mean = torch.tensor(self.backbone.mean)[:, None, None]
+        std = torch.tensor(self.backbone.std)[:, None, None]
+        tensor = torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1).float() / 255
         return (tensor - mean) / std
 
     def input_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -195,9 +199,7 @@ class SegNext(nn.Module):
         if self.config.encoder == "vit":
             return size, size
         scale = size / max(image_size)
-        height, width = (
-            max(round(side * scale / MULTIPLE), 1) * MULTIPLE for side in image_size
-        )
+        height, width = (max(round(side * scale / MULTIPLE), 1) * MULTIPLE for side in image_size)
         return height, width
 
     @property

@@ -13,7 +13,7 @@ from model.errors import CheckpointError
 
 ensure_torchvision()  # timm imports torchvision
 
-from timm.layers import PatchEmbed  # noqa: E402
+from timm.layers.patch_embed import PatchEmbed  # noqa: E402
 from timm.models.vision_transformer import Block  # noqa: E402
 
 PATCH = 16
@@ -23,8 +23,8 @@ Skips = tuple[Tensor, ...]
 class ViTEncoder(nn.Module):
     """Image ``[B, 3, L, L]`` -> features ``[B, C, L/16, L/16]``, no skips.
 
-    Block i (from 1) attends over all tokens when ``i % window_freq == 0`` or it is the last; the others attend
-    inside ``grid // pretrain_grid`` windows a side.
+    Block i (from 1) attends over all tokens when ``i % window_freq == 0`` or it is the last; the
+    others attend inside ``grid // pretrain_grid`` windows a side.
     """
 
     mean = (0.485, 0.456, 0.406)
@@ -35,9 +35,12 @@ class ViTEncoder(nn.Module):
         grid = config.size // PATCH
         self.windows = max(grid // config.pretrain_grid, 1)
         if grid % self.windows:
-            raise CheckpointError("The network's config does not fit: windows do not tile the grid.")
+            raise CheckpointError(
+                "The network's config does not fit: windows do not tile the grid."
+            )
         self.patch_embed = PatchEmbed(config.size, PATCH, embed_dim=config.dim)
-        # Slot 0 belongs to a class token that the sequence does not have; kept for the released files.
+        # Slot 0 belongs to a class token that the sequence does not have; kept for the released
+        # files.
         self.pos_embed = nn.Parameter(torch.zeros(1, grid * grid + 1, config.dim))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.blocks = nn.ModuleList(
@@ -46,7 +49,7 @@ class ViTEncoder(nn.Module):
                 config.heads,
                 config.mlp_ratio,
                 qkv_bias=True,
-                norm_layer=partial(nn.LayerNorm, eps=1e-6),
+                norm_layer=partial(nn.LayerNorm, eps=1e-6),  # type: ignore[arg-type]
             )
             for _ in range(config.depth)
         )
@@ -73,4 +76,5 @@ class ViTEncoder(nn.Module):
         tiles = tokens.view(batch, n, side, n, side, dim).transpose(2, 3)
         tiles = block(tiles.reshape(batch * n * n, side * side, dim))
         tiles = tiles.view(batch, n, n, side, side, dim).transpose(2, 3)
-        return tiles.reshape(batch, grid, grid, dim)
+        joined: Tensor = tiles.reshape(batch, grid, grid, dim)
+        return joined

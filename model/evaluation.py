@@ -1,0 +1,140 @@
+"""How good a network is with a simulated annotator: IoU by number of clicks, NoC, k-mIoU,
+boundary IoU.
+
+The protocol is the field's (RITM, SegNext): each click is the deepest pixel of the larger error
+region, up to 20;
+a pixel belongs to the mask above the network's threshold. See ``model.simulation.next_click``.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from model.datasets import IGNORE, MaskItem, largest_instance
+from model.embedding import Embedding
+from model.progress import Progress, silent
+from model.prompts import Prompt
+from model.segnext import SegNext
+from model.simulation import next_click
+
+Mask = npt.NDArray[np.bool_]
+MAX_CLICKS = 20
+
+
+def iou(a: Mask, b: Mask) -> float:
+    """Intersection over union of two bool ``[H, W]`` masks; 1 when both are empty."""
+    union = np.count_nonzero(a | b)
+    return 1.0 if union == 0 else float(np.count_nonzero(a & b)) / union
+
+
+def boundary_iou(a: Mask, b: Mask, share: float = 0.02) -> float:
+    """IoU of the masks' inner boundary bands (Cheng et al., arXiv 2103.16562).
+
+    Args:
+        a, b: bool ``[H, W]``.
+        share: width of the band as a share of the image's diagonal.
+    """
+    width = max(1, round(share * float(np.hypot(a.shape[0], a.shape[1]))))
+    return iou(_band(a, width), _band(b, width))
+
+
+def _band(mask: Mask, width: int) -> Mask:
+    padded = np.pad(mask.astype(np.uint8), 1)
+    eroded = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=width)[1:-1, 1:-1]
+    band: Mask = mask & (eroded == 0)
+    return band
+
+
+def click_curve(
+    model: SegNext,
+    embedding: Embedding,
+    target: Mask,
+    clicks: int = MAX_CLICKS,
+    known: Mask | None = None,
+) -> tuple[npt.NDArray[np.float64], list[Mask]]:
+    """Click an object until the clicks are used up.
+
+    Args:
+        model, embedding: the network and the encoded image.
+        target: bool ``[H, W]`` at the original size, not empty.
+        clicks: how many at most.
+        known: bool ``[H, W]``, pixels that count; None: all.
+
+    Returns:
+        IoU after each click, float64 ``[clicks]`` (a perfect mask needs no more clicks: its
+        value is repeated), and the mask after each click made.
+    """
+    known = np.ones_like(target) if known is None else known
+    predicted, used = np.zeros_like(target), np.zeros_like(target)
+    curve = np.ones(clicks)
+    masks: list[Mask] = []
+    prompt = Prompt()
+    for k in range(clicks):
+        click = next_click(target, predicted, used, known)
+        if click is None:
+            curve[k:] = curve[k - 1] if k else 1.0
+            break
+        prompt = Prompt((*prompt.clicks, click), mask=prompt.mask)
+        prediction = model.decode(embedding, prompt)
+        predicted = prediction.mask()
+        masks.append(predicted)
+        curve[k] = iou(predicted & known, target & known)
+        prompt = Prompt(prompt.clicks, mask=prediction.probability)
+    return curve, masks
+
+
+def evaluate_folder(
+    model: SegNext, items: list[MaskItem], clicks: int = MAX_CLICKS, progress: Progress = silent
+) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """Click the largest instance of every image of a set.
+
+    Returns:
+        Names and IoU curves ``[n, clicks]`` of the images that hold an instance.
+
+    Raises:
+        DatasetError: an image or a mask cannot be read.
+    """
+    names, curves = [], []
+    for done, item in enumerate(items):
+        progress(done, len(items))
+        indices = item.load_mask()
+        target = largest_instance(indices)
+        if target is None:
+            continue
+        embedding = model.encode(item.load_image())
+        curve, _ = click_curve(model, embedding, target, clicks, indices != IGNORE)
+        names.append(item.name)
+        curves.append(curve)
+    progress(len(items), len(items))
+    return names, np.array(curves).reshape(-1, clicks)
+
+
+def clicks_to_reach(curves: npt.NDArray[np.float64], iou_target: float) -> npt.NDArray[np.int64]:
+    """Clicks each curve ``[n, clicks]`` needs to reach an IoU; the number of clicks when it
+    never does."""
+    reached = curves >= iou_target
+    first = reached.argmax(1) + 1
+    return np.where(reached.any(1), first, curves.shape[1])
+
+
+def summarize(curves: npt.NDArray[np.float64]) -> dict[str, float]:
+    """The field's table from IoU curves ``[n, clicks]``.
+
+    Returns:
+        ``n``; ``noc85``, ``noc90`` (mean clicks to reach that IoU); ``nof85``, ``nof90`` (how
+        many never do);
+        ``miou1``, ``miou3``, ``miou5`` (mean IoU after that many clicks, where there are as many).
+    """
+    table: dict[str, float] = {"n": len(curves)}
+    if not len(curves):
+        return table
+    for percent in (85, 90):
+        target = percent / 100
+        table[f"noc{percent}"] = float(clicks_to_reach(curves, target).mean())
+        table[f"nof{percent}"] = int((~(curves >= target).any(1)).sum())
+    for k in (1, 3, 5):
+        if k <= curves.shape[1]:
+            table[f"miou{k}"] = float(curves[:, k - 1].mean())
+    return table
