@@ -29,7 +29,7 @@ _WIDE = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}  # modes Pillow cuts off a
 
 
 def decode_image(data: bytes, settings: ImageSettings) -> Pixels:
-    """Decode an image file to uint8 [H, W, 3], RGB, upright, contiguous.
+    """Decode an image file to uint8 [H, W, 3], RGB, upright, contiguous and writable.
 
     Turned as its EXIF orientation says; transparency over white; of an animation the first frame;
     16-bit samples by their high byte; integers and floats without a fixed range from their
@@ -110,7 +110,7 @@ def _rgb(image: Pillow.Image) -> Pixels:
             image = image.convert("LA" if image.mode == "La" else "RGBA")
         white = Pillow.new("RGBA", image.size, (255, 255, 255, 255))
         image = Pillow.alpha_composite(white, image.convert("RGBA"))
-    return np.asarray(image.convert("RGB"))
+    return np.array(image.convert("RGB"))  # a copy: torch wants arrays it could write to
 
 
 def _eight_bits(samples: npt.NDArray[np.generic]) -> Pixels:

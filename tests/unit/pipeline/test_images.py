@@ -43,6 +43,7 @@ def test_every_orientation_comes_out_upright(orientation: int, kind: str) -> Non
     pixels = decode_image(data, LIMITS)
 
     assert pixels.dtype == np.uint8 and pixels.flags["C_CONTIGUOUS"]
+    assert pixels.flags["WRITEABLE"]
     assert pixels.shape == ((48, 32, 3) if orientation >= 5 else (32, 48, 3))
     np.testing.assert_array_equal(pixels, expected)
 
