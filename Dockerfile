@@ -1,0 +1,21 @@
+# One image for the backend, the workers and the FiftyOne App; the command says which it is.
+FROM python:3.11-slim
+
+# For a CPU build of torch, pass pip an index that has one: --build-arg PIP_ARGS="--index-url ..."
+ARG PIP_ARGS=""
+
+WORKDIR /app
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY model model
+COPY pipeline pipeline
+COPY workers workers
+COPY backend backend
+RUN pip install --no-cache-dir ${PIP_ARGS} -c constraints.txt .
+
+# The installed packages are the ones to run; the sources would only shadow them.
+WORKDIR /state
+RUN rm -rf /app && useradd --system --home-dir /state maskloop && chown maskloop /state
+USER maskloop
+ENV MASKLOOP_HOME=/state HOME=/state PYTHONUNBUFFERED=1
+VOLUME /state
+CMD ["maskloop", "--help"]
