@@ -87,11 +87,12 @@ def _open(data: bytes) -> Pillow.Image:
 def _orientation(image: Pillow.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none or it makes no sense.
 
-    Read from the EXIF block alone, since Pillow would also believe XMP, which browsers do not.
-    (Of a TIFF, Pillow turns the pixels itself.)
+    What counts is what the annotator sees and clicks on. Chromium turns by the EXIF block of JPEG,
+    PNG and AVIF; not by that of WebP, nor by XMP, which Pillow's ``getexif`` would believe too.
+    (Of a TIFF, which no browser shows, Pillow turns the pixels itself.)
     """
     block = image.info.get("exif")
-    if not isinstance(block, bytes) or image.format == "TIFF":
+    if not isinstance(block, bytes) or image.format in ("TIFF", "WEBP"):
         return 1
     exif = Pillow.Exif()
     try:
