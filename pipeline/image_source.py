@@ -225,9 +225,8 @@ def _climbs(url: httpx.URL) -> bool:
 def _remedy(status: int) -> str:
     if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         return "check label_studio.token and what its account may see"
-    if status == httpx.codes.NOT_FOUND:
-        return "check that the file is still there"
-    return "try again, or look into that server's log"
+    # Label Studio answers 500 for an upload whose file is gone.
+    return "check that the file is still there, then that server's log"
 
 
 def _short(url: httpx.URL | str) -> str:

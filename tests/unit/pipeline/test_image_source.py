@@ -267,7 +267,9 @@ def test_redirects_end(label_studio: Server) -> None:
     assert len(label_studio.seen) == 6
 
 
-@pytest.mark.parametrize(("status", "remedy"), [(401, "token"), (404, "still there"), (500, "log")])
+@pytest.mark.parametrize(
+    ("status", "remedy"), [(401, "token"), (404, "still there"), (500, "still there")]
+)
 def test_an_answer_that_is_no_file(label_studio: Server, status: int, remedy: str) -> None:
     label_studio.pages["/data/x?signature=private"] = (status, {}, b"sorry")
     with source(label_studio) as images, pytest.raises(ImageSourceError, match=remedy) as caught:

@@ -1,0 +1,115 @@
+"""Images as a real Label Studio serves them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+
+import httpx
+import pytest
+from PIL import Image
+from pydantic import SecretStr
+
+from pipeline.errors import ImageSourceError
+from pipeline.image_source import ImageSource
+from pipeline.label_studio import LabelStudio
+from pipeline.settings import ImageSettings, LabelStudioSettings, Settings
+from tests.services import LabelStudioServer, label_studio
+
+__all__ = ["label_studio"]
+
+pytestmark = pytest.mark.integration
+
+
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (5, 4), (1, 2, 3)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def http(label_studio: LabelStudioServer) -> Iterator[httpx.Client]:
+    headers = {"Authorization": f"Token {label_studio.token}"}
+    with httpx.Client(base_url=label_studio.url, headers=headers, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def project(http: httpx.Client) -> int:
+    made = http.post("/api/projects/", json={"title": "images"}).raise_for_status()
+    return int(made.json()["id"])
+
+
+def source(server: LabelStudioServer, headers: Mapping[str, str], **images: object) -> ImageSource:
+    settings = Settings(
+        label_studio=LabelStudioSettings(url=server.url),
+        images=ImageSettings.model_validate(images),
+    )
+    return ImageSource(settings, lambda: headers)
+
+
+@pytest.fixture
+def uploaded(http: httpx.Client, project: int) -> str:
+    """The value of the image field of a task made by uploading a file."""
+    file = {"file": ("a picture (1).png", png(), "image/png")}
+    http.post(f"/api/projects/{project}/import", files=file).raise_for_status()
+    tasks = http.get("/api/tasks/", params={"project": project}).raise_for_status().json()["tasks"]
+    return str(next(iter(tasks[0]["data"].values())))
+
+
+@pytest.fixture
+def personal_token(http: httpx.Client) -> Iterator[str]:
+    """A personal access token; an account holds one at a time, so it is given back."""
+    yield str(http.post("/api/token/").raise_for_status().json()["token"])
+    for row in http.get("/api/token/").json():
+        http.post("/api/token/blacklist/", json={"refresh": row["token"]}).raise_for_status()
+
+
+def test_an_upload_with_either_kind_of_token(
+    label_studio: LabelStudioServer, uploaded: str, personal_token: str
+) -> None:
+    assert uploaded.startswith("/data/upload/")
+    for token in (label_studio.token, personal_token):
+        settings = Settings(
+            label_studio=LabelStudioSettings(url=label_studio.url, token=SecretStr(token))
+        )
+        with (
+            LabelStudio(settings.label_studio) as client,
+            ImageSource(settings, client.auth_header) as images,
+        ):
+            assert images.fetch(uploaded) == png()
+            assert images.fetch(label_studio.url + uploaded) == png()
+
+
+def test_an_upload_whose_file_is_gone(label_studio: LabelStudioServer) -> None:
+    with (
+        source(label_studio, {"Authorization": f"Token {label_studio.token}"}) as images,
+        pytest.raises(ImageSourceError, match="still there"),
+    ):
+        images.fetch("/data/upload/1/missing.png")
+
+
+def test_an_upload_without_a_token_names_the_token(
+    label_studio: LabelStudioServer, uploaded: str
+) -> None:
+    for headers in ({}, {"Authorization": "Token nonsense"}):
+        with (
+            source(label_studio, headers) as images,
+            pytest.raises(ImageSourceError, match=r"label_studio\.token"),
+        ):
+            images.fetch(uploaded)
+
+
+def test_local_files_directly_and_through_label_studio(
+    label_studio: LabelStudioServer, http: httpx.Client, project: int
+) -> None:
+    folder = label_studio.files / "photos"
+    folder.mkdir(exist_ok=True)
+    (folder / "a b.png").write_bytes(png())
+    storage = {"project": project, "path": str(folder), "use_blob_urls": True}
+    http.post("/api/storages/localfiles", json=storage).raise_for_status()
+    url = "/data/local-files/?d=photos/a%20b.png"
+    with source(label_studio, {"Authorization": f"Token {label_studio.token}"}) as images:
+        assert images.fetch(url) == png()
+    with source(label_studio, {}, files_root=label_studio.files) as images:
+        assert images.fetch(url) == png()
