@@ -71,7 +71,11 @@ def run_finetune(
     with job(sessions, KIND, exclusive=True) as handle:
         # Another process may have judged this snapshot while we waited for the job's turn.
         if (known := _judged(sessions, snapshot)) is not None:
-            result = {"status": "unchanged", "reason": known, "snapshot": snapshot.id}
+            result: dict[str, Any] = {
+                "status": "unchanged",
+                "reason": known,
+                "snapshot": snapshot.id,
+            }
         else:
             result = _train_and_judge(resources, snapshot, _both(handle, progress))
         handle.result, handle.message = result, result["reason"]

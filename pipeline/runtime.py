@@ -64,7 +64,10 @@ class Runtime:
     def images(self) -> ImageSource:
         from pipeline.image_source import ImageSource
 
-        return ImageSource(self.settings, self.label_studio.auth_header)
+        def auth() -> dict[str, str]:
+            return self.label_studio.auth_header()  # local files need no Label Studio at all
+
+        return ImageSource(self.settings, auth)
 
     @cached_property
     def enqueuer(self) -> Enqueuer:

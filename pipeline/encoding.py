@@ -1,0 +1,105 @@
+"""Having images encoded before anyone opens them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from model.errors import MaskloopError
+from model.progress import Progress, silent
+from pipeline import versions
+from pipeline.catalog import task_image, task_row
+from pipeline.errors import LabelStudioError, UnknownRecordError
+from pipeline.label_config import read_label_config
+from pipeline.runtime import Runtime
+from pipeline.tables import Embedding, Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EncodeReport:
+    """What encoding a project came to; ``problems`` is task id in Label Studio -> sentence."""
+
+    tasks: int
+    encoded: int
+    problems: dict[int, str]
+
+
+def encode_task(runtime: Runtime, task_id: int) -> int:
+    """Fetch and encode the image of a task row; quick when that was done. Returns the image's id.
+
+    Raises:
+        UnknownRecordError: no such task row.
+        ImageSourceError, ImageError, EmbeddingStoreError: why there is no embedding.
+    """
+    _, model = runtime.serving.current()
+    with runtime.sessions.begin() as session:
+        task = session.get(Task, task_id)
+        if task is None:
+            raise UnknownRecordError(f"There is no task row {task_id}; reconcile and try again.")
+        image = task_image(session, runtime.store, runtime.images, task, runtime.settings)
+        image_id = image.id
+    runtime.embeddings.ensure(image_id, model)
+    return image_id
+
+
+def register_tasks(runtime: Runtime, project_id: int) -> list[int]:
+    """A row for every task of a Label Studio project; returns the rows' ids.
+
+    Raises:
+        LabelStudioError: out of reach, or no such project.
+        LabelConfigError: the project's labelling config shows no image.
+    """
+    project = runtime.label_studio.project(project_id)
+    if project is None:
+        raise LabelStudioError(
+            f"Label Studio has no project {project_id}; check the number and the token's rights."
+        )
+    field = read_label_config(str(project["label_config"])).image_field
+    remote = [
+        (task.id, str(task.data[field]))
+        for task in runtime.label_studio.tasks(project_id)
+        if task.data.get(field)
+    ]
+    with runtime.sessions.begin() as session:
+        rows = [task_row(session, project_id, ls_id, url) for ls_id, url in remote]
+        session.flush()
+        return [row.id for row in rows]
+
+
+def encode_project(runtime: Runtime, project_id: int, progress: Progress = silent) -> EncodeReport:
+    """Encode every image of a project here and now. One that fails does not stop the others.
+
+    Raises:
+        LabelStudioError, LabelConfigError: the project cannot be listed.
+    """
+    rows = register_tasks(runtime, project_id)
+    problems = {}
+    for done, row in enumerate(rows):
+        progress(done, len(rows))
+        try:
+            encode_task(runtime, row)
+        except MaskloopError as error:
+            with runtime.sessions() as session:
+                problems[session.get_one(Task, row).ls_task_id] = str(error)
+    progress(len(rows), len(rows))
+    return EncodeReport(len(rows), len(rows) - len(problems), problems)
+
+
+def waiting_tasks(session: Session, project_id: int | None = None) -> list[int]:
+    """Ids of task rows whose image the serving version's encoder has not seen, oldest first.
+
+    Tasks with a problem are left out: they wait for a person, not for another try.
+    """
+    version = versions.serving(session)
+    statement = select(Task.id).where(Task.problem.is_(None), Task.status != "deleted")
+    if version is not None:
+        encoded = select(Embedding.image_id).where(Embedding.encoder == version.encoder)
+        statement = statement.where(Task.image_id.is_(None) | Task.image_id.not_in(encoded))
+    if project_id is not None:
+        statement = statement.where(Task.ls_project_id == project_id)
+    return list(session.scalars(statement.order_by(Task.id)))

@@ -1,0 +1,202 @@
+"""A real Celery worker, a real Redis, SQLite: the loop without Label Studio."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.orm import Session
+
+from pipeline import queue, registry
+from pipeline.catalog import task_row
+from pipeline.tables import Embedding, GateDecision, Job, Task
+from tests.loop import Loop, disk_picture, make_loop
+from tests.services_redis import RedisServer, redis, redis_server
+
+__all__ = ["redis", "redis_server"]  # fixtures
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+PATIENCE = 90  # seconds; most waits end in one or two
+VISIBLE_AFTER = 4  # seconds until a dead worker's message is handed out again
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Worker:
+    """A worker process in a group of its own, with its log."""
+
+    def __init__(self, loop: Loop, queues: str) -> None:
+        self.log = loop.runtime.settings.home / f"{queues}-{time.monotonic_ns()}.log"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker"]
+        command += ["-Q", queues, "-n", f"{queues}@%h", "--concurrency", "1", "--without-mingle"]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                env={**os.environ, **environment(loop)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def kill_all(self) -> None:
+        """kill -9 of the worker with its children: the power is gone."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(timeout=10)
+
+    def stop(self) -> None:
+        """A cold stop; safe to call twice."""
+        if self.process.poll() is None:
+            self.kill_all()
+
+
+def environment(loop: Loop) -> dict[str, str]:
+    """The loop's settings as a process gets them."""
+    settings = loop.runtime.settings
+    return {
+        "MASKLOOP_HOME": str(settings.home),
+        "MASKLOOP_REDIS_URL": settings.redis_url,
+        "MASKLOOP_LABEL_STUDIO__TOKEN": "unused",
+        "MASKLOOP_IMAGES__FILES_ROOT": str(settings.images.files_root),
+        "MASKLOOP_MODEL": settings.model.model_dump_json(),
+        "MASKLOOP_FINETUNE": settings.finetune.model_dump_json(),
+        "MASKLOOP_WORKERS": settings.workers.model_dump_json(),
+    }
+
+
+@pytest.fixture
+def loop(tmp_path: Path, redis: RedisServer, request: pytest.FixtureRequest) -> Loop:
+    files = tmp_path / "files"
+    files.mkdir()
+    return make_loop(
+        tmp_path,
+        redis_url=redis.url,
+        images={"files_root": files},
+        label_studio={"token": "unused", "project": 1},
+        workers={"visibility_seconds": VISIBLE_AFTER},
+        finetune=getattr(request, "param", {}),
+    )
+
+
+@pytest.fixture
+def start(loop: Loop) -> Iterator[Callable[[str], Worker]]:
+    workers: list[Worker] = []
+
+    def start_worker(queues: str) -> Worker:
+        workers.append(Worker(loop, queues))
+        return workers[-1]
+
+    yield start_worker
+    for worker in workers:
+        worker.stop()
+
+
+def wait_until(loop: Loop, holds: Callable[[Session], bool], worker: Worker) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with loop.runtime.sessions() as session:
+            if holds(session):
+                return
+        if time.monotonic() > deadline or worker.process.poll() is not None:
+            pytest.fail(f"It did not come to that. The worker's log:\n{worker.log.read_text()}")
+        time.sleep(0.1)
+
+
+def add_task(loop: Loop, number: int, name: str) -> int:
+    with loop.runtime.sessions.begin() as session:
+        row = task_row(session, 1, number, f"/data/local-files/?d={name}")
+        session.flush()
+        return row.id
+
+
+def judged(session: Session) -> bool:
+    return session.query(GateDecision).count() == 1
+
+
+def training(session: Session) -> bool:
+    row = session.query(Job).filter_by(kind="finetune", status="running").first()
+    return row is not None and row.done > 8  # past the embeddings: steps are being made
+
+
+def test_images_are_encoded_once_and_a_bad_one_says_why(
+    loop: Loop, start: Callable[[str], Worker]
+) -> None:
+    files = loop.runtime.settings.images.files_root
+    assert files is not None
+    (files / "good.png").write_bytes(disk_picture(1)[0])
+    (files / "bad.png").write_bytes(b"no image")
+    rows = {
+        name: add_task(loop, n, f"{name}.png") for n, name in enumerate(("bad", "gone", "good"))
+    }
+    away = add_task(loop, 9, "../../etc/passwd")
+    worker = start("events,encode")
+    for row in (*rows.values(), away, rows["good"], 12345):
+        loop.runtime.enqueuer.send(queue.ENCODE_TASK, row)
+    wait_until(loop, lambda session: session.query(Embedding).count() == 1, worker)
+    wait_until(loop, lambda _: "no task row 12345" in worker.log.read_text(), worker)
+    with loop.runtime.sessions() as session:
+        assert session.query(Embedding).count() == 1
+        problems = {task.id: task.problem for task in session.query(Task)}
+    assert problems[rows["good"]] is None
+    assert all(problems[row] for row in (rows["bad"], rows["gone"], away))
+    assert "Traceback" not in worker.log.read_text()
+
+
+@pytest.mark.parametrize("loop", [{"steps": 60, "learning_rate": 3e-3}], indirect=True)
+def test_accepted_masks_become_a_served_version_without_a_restart(
+    loop: Loop, start: Callable[[str], Worker]
+) -> None:
+    serving = loop.runtime.serving
+    assert serving.current()[0].name == "base"
+    worker = start("events,training")
+    loop.runtime.enqueuer.send(queue.FINETUNE_IF_DUE)
+    loop.accept_many(8, 4)
+    loop.runtime.enqueuer.send(queue.FINETUNE_IF_DUE)
+    wait_until(loop, judged, worker)
+    with loop.runtime.sessions() as session:
+        decision = session.query(GateDecision).one()
+        assert decision.promoted, decision.reason
+    deadline = time.monotonic() + 2 * registry.CHECK_EVERY
+    while serving.current()[0].name == "base":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    # The same regions again: nothing to do, and nothing changes.
+    loop.runtime.enqueuer.send(queue.FINETUNE)
+    wait_until(loop, lambda _: "judged before" in worker.log.read_text(), worker)
+    with loop.runtime.sessions() as session:
+        assert judged(session)
+
+
+@pytest.mark.parametrize("loop", [{"steps": 150}], indirect=True)
+@pytest.mark.parametrize("whole", [False, True], ids=["child", "worker"])
+def test_kill_9_in_the_middle_of_a_fine_tune_loses_nothing(
+    loop: Loop, start: Callable[[str], Worker], whole: bool
+) -> None:
+    loop.accept_many(4, 3)
+    worker = start("training")
+    loop.runtime.enqueuer.send(queue.FINETUNE)
+    wait_until(loop, training, worker)
+    if whole:
+        worker.kill_all()
+        worker = start("training")
+    else:
+        with loop.runtime.sessions() as session:
+            owner = session.query(Job).one().owner
+        assert owner is not None
+        os.kill(int(owner.rpartition(":")[2]), signal.SIGKILL)
+    wait_until(loop, judged, worker)
+    wait_until(loop, lambda s: s.query(Job).filter_by(status="running").count() == 0, worker)
+    with loop.runtime.sessions() as session:
+        jobs = session.query(Job).order_by(Job.id).all()
+        assert [row.status for row in jobs] == ["failed", "done"]
+        assert "without a word" in (jobs[0].message or "")
+        assert registry.serving(session) is not None
+    assert json.dumps(jobs[1].result)

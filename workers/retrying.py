@@ -1,0 +1,77 @@
+"""What a task does when something goes wrong: try later, or say so and stop."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+from celery import Task, shared_task
+from celery.utils.time import get_exponential_backoff_interval
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from model.errors import MaskloopError
+from pipeline.errors import DatabaseError, LabelStudioError, ServiceError
+
+log = logging.getLogger(__name__)
+
+# What may be gone at the next try. An image that is not one, a refused path or too little data
+# will not be: trying again would only fill the log.
+TRANSIENT = (
+    ServiceError,
+    LabelStudioError,
+    DatabaseError,
+    OperationalError,
+    httpx.TransportError,
+    ConnectionError,
+    TimeoutError,
+)
+MAX_RETRIES = 8
+FIRST_PAUSE, LONGEST_PAUSE = 2, 300  # seconds; pauses double, with jitter over their whole length
+
+Result = dict[str, Any]
+
+
+def is_transient(error: BaseException | None) -> bool:
+    """Whether ``error``, or what caused it, may be gone at the next try."""
+    while error is not None:
+        if isinstance(error, TRANSIENT):
+            return True
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            return True
+        error = error.__cause__
+    return False
+
+
+def loop_task(name: str, *, retries: int = MAX_RETRIES) -> Callable[[Callable[..., Result]], Task]:
+    """Make a function a Celery task called ``name`` that is tried again on transient errors.
+
+    Scheduled tasks take ``retries=0``: the schedule is their retry.
+    """
+
+    def decorate(function: Callable[..., Result]) -> Task:
+        @functools.wraps(function)
+        def run(task: Task, *args: Any) -> Result:
+            try:
+                return function(*args)
+            except Exception as error:
+                if is_transient(error) and task.request.retries < retries:
+                    pause = get_exponential_backoff_interval(
+                        FIRST_PAUSE, task.request.retries, LONGEST_PAUSE, full_jitter=True
+                    )
+                    log.warning("%s%s: %s Trying again in %d s.", name, args, error, pause)
+                    raise task.retry(exc=error, countdown=pause, max_retries=retries) from error
+                if isinstance(error, MaskloopError):
+                    log.error("%s%s: %s", name, args, error)
+                    return {"problem": str(error)}
+                raise
+
+        # After a killed child Celery itself sends the task again, so often and with this pause.
+        made: Task = shared_task(
+            run, bind=True, name=name, max_retries=MAX_RETRIES, default_retry_delay=FIRST_PAUSE
+        )
+        return made
+
+    return decorate

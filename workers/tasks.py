@@ -1,0 +1,130 @@
+"""A night of the loop, task by task. Each is thin, idempotent, and safe to run twice at once.
+
+The imports stand inside the tasks: the worker's parent process imports this module too, and must
+not import torch before it forks (see ``workers.app``).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict
+
+from pipeline import queue
+from pipeline.runtime import Runtime
+from pipeline.settings import load_settings
+from workers.retrying import Result, loop_task
+
+
+@functools.cache
+def runtime() -> Runtime:
+    """This process's runtime: one database engine, one model, for as long as the process lives."""
+    return Runtime(load_settings())
+
+
+@loop_task(queue.HANDLE_EVENT)
+def handle_event(event_id: int) -> Result:
+    """A webhook said that an annotation changed: bring its regions up to date."""
+    from pipeline import sync
+
+    with_ = runtime()
+    sync.handle_event(
+        with_.sessions,
+        with_.label_studio,
+        with_.store,
+        with_.images,
+        with_.settings,
+        event_id,
+    )
+    # A new task is encoded before anyone opens it, not only at the next reconcile.
+    return {"event": event_id, "encoding": _send_waiting(with_)}
+
+
+@loop_task(queue.RECONCILE, retries=0)
+def reconcile() -> Result:
+    """Find what no webhook told us, and what no message survived to tell."""
+    from pipeline import sync
+
+    with_ = runtime()
+    report = sync.reconcile(
+        with_.sessions,
+        with_.label_studio,
+        with_.store,
+        with_.images,
+        with_.settings,
+        with_.project(),
+    )
+    return {**asdict(report), "encoding": _send_waiting(with_)}
+
+
+@loop_task(queue.ENCODE_PROJECT)
+def encode_project(project_id: int) -> Result:
+    """Have every image of a project encoded: one message each, so that workers share them."""
+    from pipeline.encoding import register_tasks
+
+    register_tasks(runtime(), project_id)
+    return {"sent": _send_waiting(runtime(), project_id)}
+
+
+@loop_task(queue.ENCODE_TASK)
+def encode_task(task_id: int) -> Result:
+    """Fetch one task's image and encode it; nothing to do when that was done."""
+    from pipeline.encoding import encode_task
+
+    return {"image": encode_task(runtime(), task_id)}
+
+
+@loop_task(queue.FINETUNE_IF_DUE, retries=0)
+def finetune_if_due() -> Result:
+    """Start a fine-tune when enough is new, or when it is time."""
+    from pipeline.policy import due
+
+    with runtime().sessions.begin() as session:
+        start = due(session, runtime().settings)
+    if start:
+        runtime().enqueuer.send(queue.FINETUNE)
+    return {"sent": start}
+
+
+@loop_task(queue.FINETUNE)
+def finetune() -> Result:
+    """Snapshot, train from the base, let the gate decide; nothing to do when that was judged."""
+    from pipeline.finetuning import run_finetune
+
+    with_ = runtime()
+    result = run_finetune(with_.sessions, with_.store, with_.embeddings, with_.settings)
+    if result["status"] == "promoted" and with_.settings.label_studio.project is not None:
+        # What was hard for the old version may be easy now: the pool is scored again.
+        with_.enqueuer.send(queue.SELECT, with_.settings.label_studio.project)
+    return result
+
+
+@loop_task(queue.SELECT)
+def select(project_id: int) -> Result:
+    """Choose the next round and hand it to Label Studio in that order."""
+    from pipeline.selecting import select_round
+
+    result = select_round(runtime(), project_id)
+    runtime().enqueuer.send(queue.MIRROR)  # the data team sees the round it is about
+    return result
+
+
+@loop_task(queue.MIRROR, retries=0)
+def mirror() -> Result:
+    """Show FiftyOne what the record holds."""
+    from pipeline.mirror import mirror
+
+    with_ = runtime()
+    return asdict(mirror(with_.sessions, with_.store, with_.settings))
+
+
+def _send_waiting(with_: Runtime, project_id: int | None = None) -> int:
+    """Send the images that are not encoded yet; returns how many."""
+    from pipeline.encoding import waiting_tasks
+
+    if with_.enqueuer.waiting()[queue.ENCODE_QUEUE]:
+        return 0  # they are on their way; the next reconcile sees what is left
+    with with_.sessions() as session:
+        rows = waiting_tasks(session, project_id)
+    for row in rows:
+        with_.enqueuer.send(queue.ENCODE_TASK, row)
+    return len(rows)
