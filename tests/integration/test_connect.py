@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import pytest
-import uvicorn
-from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from pydantic import SecretStr
 
 from pipeline.connect import WEBHOOK_ACTIONS, connect
@@ -21,6 +14,7 @@ from pipeline.errors import LabelConfigError, LabelStudioError
 from pipeline.label_config import DEFAULT_LABEL_CONFIG
 from pipeline.label_studio import LabelStudio
 from pipeline.settings import BackendSettings, LabelStudioSettings, Settings
+from tests.handshake import PASSWORD, Handshake
 from tests.services import (
     LabelStudioServer,
     free_port,
@@ -31,55 +25,6 @@ from tests.services import (
 __all__ = ["label_studio"]
 
 pytestmark = pytest.mark.integration
-
-PASSWORD = "backend-password"
-
-
-class Handshake:
-    """A server with the routes Label Studio calls when a backend is attached, behind HTTP Basic."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.actions: list[str] = []
-        self._server = uvicorn.Server(
-            uvicorn.Config(self._app(), port=self.port, log_level="warning", ws="none")
-        )
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-
-    def __enter__(self) -> Handshake:
-        self._thread.start()
-        deadline = time.monotonic() + 20
-        while not self._server.started and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._server.should_exit = True
-        self._thread.join(20)
-
-    def _app(self) -> FastAPI:
-        def check(login: Annotated[HTTPBasicCredentials, Depends(HTTPBasic())]) -> None:
-            if not secrets.compare_digest(login.password, PASSWORD):
-                raise HTTPException(401)
-
-        app = FastAPI(dependencies=[Depends(check)])
-
-        @app.get("/health")
-        def health() -> dict[str, str]:
-            return {"status": "UP"}
-
-        @app.post("/setup")
-        def setup() -> dict[str, str]:
-            return {"model_version": "base"}
-
-        @app.post("/webhook", status_code=201)
-        async def webhook(request: Request) -> dict[str, str]:
-            self.actions.append((await request.json())["action"])
-            return {}
-
-        return app
-
 
 @pytest.fixture(scope="module")
 def handshake() -> Iterator[Handshake]:
@@ -124,12 +69,13 @@ def test_connect_attaches_the_backend_and_a_webhook_with_credentials(
     assert set(webhook["actions"]) == set(WEBHOOK_ACTIONS)
 
     # What Label Studio sends with them gets in.
+    handshake.deliveries.clear()
     (task,) = client.import_tasks(project, [{"data": {"image": "/a.jpg"}}])
     made = client.create_annotation(task, [])
     client.update_annotation(made["id"], was_cancelled=True)
     client.delete_annotation(made["id"])
     client.delete_task(task)
-    assert handshake.actions == [
+    assert [delivery["action"] for delivery in handshake.deliveries] == [
         "TASKS_CREATED",
         "ANNOTATION_CREATED",
         "ANNOTATION_UPDATED",

@@ -1,0 +1,121 @@
+"""What each kind of webhook asks of us. It says where to look; the API says what is there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+
+from pipeline.accepted import Applied, apply_annotation, remove_annotations, remove_tasks
+from pipeline.catalog import Source, task_row
+from pipeline.errors import LabelStudioError
+from pipeline.label_config import read_label_config
+from pipeline.label_studio import Json, LabelStudio
+from pipeline.settings import Settings
+from pipeline.store import Store
+from pipeline.tables import Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What bringing our record up to date with Label Studio takes."""
+
+    sessions: sessionmaker[Session]
+    client: LabelStudio
+    store: Store
+    source: Source
+    settings: Settings
+
+    def apply(self, task_id: int, annotation: Json) -> Applied:
+        """One annotation of the API into rows, in one transaction. ``task_id`` is a row's."""
+        with self.sessions.begin() as session:
+            task = session.get_one(Task, task_id)
+            return apply_annotation(
+                session, self.store, self.source, self.settings, task, annotation
+            )
+
+    def image_field(self, project_id: int) -> str:
+        """The field of a task's data that holds the image's address."""
+        project = self.client.project(project_id)
+        if project is None:
+            raise LabelStudioError(
+                f"Label Studio at {self.client.url} has no project {project_id}; "
+                "set label_studio.project to one it has."
+            )
+        return read_label_config(project["label_config"]).image_field
+
+
+def work(parts: Parts, action: str, payload: Json) -> list[str]:
+    """Do what one webhook delivery asks for; sentences about regions that could not be read.
+
+    Raises:
+        MaskloopError: it could not be done, and is worth trying again.
+    """
+    match action:
+        case "ANNOTATION_CREATED" | "ANNOTATIONS_CREATED" | "ANNOTATION_UPDATED":
+            # Of several at once, Label Studio puts the list where the one would be.
+            ids = _ids(payload.get("annotation"))
+            return [problem for each in ids for problem in _look_at(parts, each)]
+        case "ANNOTATIONS_DELETED":  # it names no task
+            with parts.sessions.begin() as session:
+                remove_annotations(session, _ids(payload.get("annotations")))
+        case "TASKS_CREATED":
+            project_id = int(payload["project"]["id"])
+            image_field = parts.image_field(project_id)
+            with parts.sessions.begin() as session:
+                for task in payload.get("tasks") or []:
+                    task_of(session, project_id, task["id"], task["data"], image_field)
+        case "TASKS_DELETED":
+            gone = select(Task).where(Task.ls_task_id.in_(_ids(payload.get("tasks"))))
+            with parts.sessions.begin() as session:
+                remove_tasks(session, session.scalars(gone).all())
+        case _:
+            log.debug("event %s concerns nothing we keep", action)
+    return []
+
+
+def task_of(
+    session: Session, project_id: int, ls_task_id: int, data: dict[str, Any], image_field: str
+) -> Task:
+    """The row of a task as Label Studio shows it, made when there is none."""
+    url = data.get(image_field)
+    task = task_row(session, project_id, ls_task_id, url if isinstance(url, str) else "")
+    if not task.url:
+        task.problem = (
+            f"The task has no address in its field {image_field!r}, where the labelling config "
+            "looks for the image; add it to the task's data."
+        )
+    return task
+
+
+def _look_at(parts: Parts, ls_annotation_id: int) -> tuple[str, ...]:
+    """Bring one annotation up to date."""
+    annotation = parts.client.annotation(ls_annotation_id)
+    if annotation is None:
+        with parts.sessions.begin() as session:
+            remove_annotations(session, [ls_annotation_id])
+        return ()
+    project_id, ls_task_id = int(annotation["project"]), int(annotation["task"])
+    with parts.sessions() as session:
+        row = select(Task).where(Task.ls_project_id == project_id, Task.ls_task_id == ls_task_id)
+        known = session.scalars(row).first()
+    if known is None:
+        found = parts.client.task(ls_task_id)
+        if found is None:
+            return ()  # deleted meanwhile, the annotation with it
+        image_field = parts.image_field(project_id)
+        with parts.sessions.begin() as session:
+            known = task_of(session, project_id, ls_task_id, found["data"], image_field)
+    return parts.apply(known.id, annotation).problems
+
+
+def _ids(things: Json | Sequence[Json] | None) -> list[int]:
+    if isinstance(things, dict):
+        things = [things]
+    return [int(thing["id"]) for thing in things or () if "id" in thing]
