@@ -29,7 +29,7 @@ POLL_SECONDS = 0.2
 KILL_SECONDS = 5.0  # between asking what is left to end and killing it
 LOG_TAIL_BYTES = 4000
 
-Listener = Callable[[str, str], None]  # (service, what happened)
+Listener = Callable[[str], None]  # called with a service's name
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Processes:
                 if service.ready():
                     waiting.remove(name)
                     if listener:
-                        listener(name, "ready")
+                        listener(name)
                 elif time.monotonic() - begin > service.start_seconds:
                     raise ServiceError(
                         f"{name} did not become ready in {service.start_seconds:.0f} s; "

@@ -162,7 +162,7 @@ def backend_service(settings: Settings) -> Service:
             "--host", own.host, "--port", str(own.port),
         ],
         ready=_answers(
-            f"http://{own.host}:{own.port}/health", (own.user, own.password.get_secret_value())
+            f"http://{own.host}:{own.port}/ready", (own.user, own.password.get_secret_value())
         ),
         environment=_our_environment(settings),
         port=own.port,
@@ -227,7 +227,7 @@ def _answers(url: str, auth: tuple[str, str] | None = None) -> Callable[[], bool
             answer = httpx.get(url, auth=auth, timeout=READY_SECONDS, trust_env=False)
         except httpx.HTTPError:
             return False
-        return answer.status_code == httpx.codes.OK
+        return answer.status_code < httpx.codes.BAD_REQUEST  # a redirect is an answer too
 
     return ready
 

@@ -128,10 +128,9 @@ def _start(settings: Settings, processes: Processes, console: Console) -> None:
 
 def _wait(processes: Processes, waited: list[Service], console: Console, remark: str = "") -> None:
     names = [service.name for service in waited]
-    begin = time.monotonic()
 
-    def tell(name: str, event: str) -> None:
-        console.print(f"  {name} is {event} ({time.monotonic() - begin:.0f} s)", highlight=False)
+    def tell(name: str) -> None:
+        console.print(f"  {name} is ready", highlight=False)
 
     with console.status(f"Starting {', '.join(names)}{remark}"):
         processes.wait(*names, listener=tell)

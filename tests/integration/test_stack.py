@@ -1,0 +1,238 @@
+"""``maskloop up`` as a person meets it: start, look, Ctrl-C, start again, ``maskloop down``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from sqlalchemy import func, select
+
+from pipeline.database import make_sessions
+from pipeline.errors import ServiceError
+from pipeline.home import prepare_home
+from pipeline.label_studio import LabelStudio
+from pipeline.mongod import find_mongod, ping_mongod
+from pipeline.processes import leftovers, stop_all
+from pipeline.settings import HOME_VARIABLE, Settings
+from pipeline.tables import Embedding
+from tests.mongod import free_port
+from tests.services import label_studio_binary
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+UP = "maskloop is up."
+FIRST_START_SECONDS = 420  # two cores, all of Label Studio's migrations, twelve images
+RESUME_SECONDS = 60  # promised, not hoped for
+DOWN_SECONDS = 60
+
+
+@dataclass
+class Stack:
+    """A home folder, its environment, and ``maskloop`` commands on it."""
+
+    home: Path
+    environment: dict[str, str]
+    output: Path
+    running: subprocess.Popen[bytes] | None = None
+
+    def command(self, *arguments: str) -> list[str]:
+        return [str(Path(sys.executable).parent / "maskloop"), *arguments]
+
+    def up(self, seconds: float) -> float:
+        """Start and wait for the last line; returns the seconds it took."""
+        begin = time.monotonic()
+        with self.output.open("wb") as output:
+            self.running = subprocess.Popen(
+                self.command("up"),
+                env=self.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        while UP not in self.said():
+            if self.running.poll() is not None:
+                pytest.fail(f"maskloop up ended ({self.running.returncode}):\n{self.said()}")
+            if time.monotonic() - begin > seconds:
+                pytest.fail(f"maskloop up took longer than {seconds:.0f} s:\n{self.said()}")
+            time.sleep(0.2)
+        return time.monotonic() - begin
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=DOWN_SECONDS,
+            check=False,
+        )
+
+    def said(self) -> str:
+        return self.output.read_text(errors="replace") if self.output.exists() else ""
+
+    def ended(self) -> int:
+        assert self.running is not None
+        return self.running.wait(timeout=DOWN_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    if label_studio_binary() is None:
+        pytest.skip("Label Studio is not installed; run `make install`")
+    try:
+        find_mongod()
+    except ServiceError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("stack")
+    home = folder / "home"
+    backend, fiftyone = free_port(), free_port()
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MASKLOOP_")}
+    environment = clean | {
+        HOME_VARIABLE: str(home),
+        "MASKLOOP_LABEL_STUDIO_BIN": str(label_studio_binary()),
+        "MASKLOOP_LABEL_STUDIO__URL": f"http://127.0.0.1:{free_port()}",
+        "MASKLOOP_BACKEND__PORT": str(backend),
+        "MASKLOOP_BACKEND__URL": f"http://127.0.0.1:{backend}",
+        "MASKLOOP_FIFTYONE__PORT": str(fiftyone),
+        "MASKLOOP_FIFTYONE__DATABASE_URI": f"mongodb://127.0.0.1:{free_port()}",
+        "MASKLOOP_REDIS_URL": f"redis://:secret@127.0.0.1:{free_port()}/0",
+        "COLUMNS": "200",
+    }
+    stack = Stack(home, environment, folder / "output")
+    yield stack
+    if stack.running is not None and stack.running.poll() is None:
+        stack.running.kill()
+        stack.running.wait()
+    stop_all(leftovers(home))
+
+
+@pytest.fixture
+def settings(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The stack's settings, read as its processes read them."""
+    for name, value in stack.environment.items():
+        if name.startswith("MASKLOOP_"):
+            monkeypatch.setenv(name, value)
+    return prepare_home(stack.home)
+
+
+def embeddings(settings: Settings) -> int:
+    with make_sessions(settings)() as session:
+        return session.scalar(select(func.count()).select_from(Embedding)) or 0
+
+
+def check_health(settings: Settings) -> None:
+    password = settings.backend.password.get_secret_value()
+    auth = (settings.backend.user, password)
+    with httpx.Client(timeout=20, trust_env=False, follow_redirects=True) as client:
+        assert client.get(f"{settings.label_studio.url}/health").status_code == httpx.codes.OK
+        assert client.get(f"{settings.backend.url}/ready", auth=auth).status_code == httpx.codes.OK
+        refused = client.get(f"{settings.backend.url}/ready", auth=("maskloop", "guess"))
+        assert refused.status_code == httpx.codes.UNAUTHORIZED
+        page = f"http://{settings.fiftyone.host}:{settings.fiftyone.port}"
+        assert client.get(page).status_code == httpx.codes.OK
+    ping_mongod(settings.fiftyone.database_uri)
+
+
+def test_the_first_start_makes_a_project_ready_to_click_in(
+    stack: Stack, request: pytest.FixtureRequest
+) -> None:
+    stack.up(FIRST_START_SECONDS)
+    settings: Settings = request.getfixturevalue("settings")
+
+    check_health(settings)
+    said = stack.said()
+    for address in (settings.label_studio.url, settings.backend.url, str(settings.fiftyone.port)):
+        assert address in said
+    assert settings.label_studio.password.get_secret_value() in said
+    with LabelStudio(settings.label_studio) as client:
+        project = settings.label_studio.project
+        assert project is not None
+        assert len(list(client.tasks(project))) == 12
+        assert [row["url"] for row in client.backends(project)] == [settings.backend.url]
+        (webhook,) = client.webhooks(project)
+        assert webhook["headers"]["Authorization"].startswith("Basic ")
+    assert embeddings(settings) == 12
+
+
+def test_a_second_up_at_once_is_one_sentence(stack: Stack) -> None:
+    done = stack.run("up")
+
+    assert done.returncode == 1
+    text = done.stdout + done.stderr
+    assert "already runs on" in text
+    assert "maskloop down" in text
+    assert "Traceback" not in text
+
+
+def test_an_interrupt_stops_every_process_and_nothing_else(stack: Stack) -> None:
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    assert stack.running is not None
+    family = psutil.Process(stack.running.pid).children(recursive=True)
+    assert len(family) >= 7
+    stack.running.send_signal(signal.SIGINT)
+    try:
+        assert stack.ended() == 0
+        _gone, alive = psutil.wait_procs(family, timeout=2)
+        assert alive == []
+        assert leftovers(stack.home) == []
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_a_taken_port_is_one_sentence_and_starts_nothing(stack: Stack) -> None:
+    port = int(stack.environment["MASKLOOP_BACKEND__PORT"])
+    with socket.create_server(("127.0.0.1", port)):
+        done = stack.run("up")
+
+    assert done.returncode == 1
+    text = " ".join((done.stdout + done.stderr).split())
+    assert f"Port {port}, which backend needs, is already in use" in text
+    assert "Traceback" not in text
+    assert leftovers(stack.home) == []
+
+
+def test_the_second_start_resumes_within_a_minute_and_a_dead_service_ends_it(
+    stack: Stack, settings: Settings
+) -> None:
+    seconds = stack.up(RESUME_SECONDS)
+
+    assert seconds < RESUME_SECONDS
+    check_health(settings)
+    with LabelStudio(settings.label_studio) as client:
+        assert settings.label_studio.project is not None
+        assert len(list(client.tasks(settings.label_studio.project))) == 12
+        assert len(client.projects()) == 1
+    assert embeddings(settings) == 12
+    for process in leftovers(stack.home):
+        with suppress(psutil.Error):
+            if "uvicorn" in process.cmdline():
+                process.kill()
+    assert stack.ended() == 1
+    assert "backend stopped (SIGKILL" in " ".join(stack.said().split())
+    assert leftovers(stack.home) == []
+
+
+def test_down_stops_it_from_elsewhere_even_when_up_itself_was_killed(stack: Stack) -> None:
+    stack.up(RESUME_SECONDS)
+    assert stack.running is not None
+    stack.running.kill()  # no chance to stop anything
+    stack.running.wait()
+    assert len(leftovers(stack.home)) >= 7
+    done = stack.run("down")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert leftovers(stack.home) == []
+    assert "Nothing of maskloop runs" in " ".join(stack.run("down").stdout.split())
