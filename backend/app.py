@@ -1,0 +1,174 @@
+"""The ML backend that Label Studio talks to. A click goes: ``predict`` here, then ``answer_click``.
+
+Run it with ``uvicorn --factory backend.app:create_app``, with as many ``--workers`` as there is
+memory for: no process needs to remember anything from one request to the next.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy import text
+
+from backend.auth import BasicAuth
+from backend.click import answer_click
+from backend.context import read_question
+from backend.errors import answer_errors
+from backend.metrics import Metrics
+from backend.reply import to_json
+from backend.services import Services, open_services
+from backend.stored import stored_answers
+from backend.webhook import keep_event, send_event
+from pipeline import registry
+from pipeline.errors import UnknownRecordError
+from pipeline.label_config import read_label_config
+from pipeline.settings import Settings, load_settings
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 256_000_000  # Label Studio resends all drafts with every click
+THREADS = 16  # answering clicks, in each process; most of them wait for an encode or a download
+
+T = TypeVar("T")
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The app. Reads its settings now; opens the database and loads the model when it starts."""
+    settings = settings or load_settings()
+    logging.basicConfig(level=settings.log_level)
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with open_services(settings, metrics) as services:
+            app.state.services = services
+            app.state.clicks = CapacityLimiter(THREADS)
+            yield
+
+    app = FastAPI(title="maskloop", lifespan=lifespan, openapi_url=None)
+    answer_errors(app, metrics)
+    app.include_router(_open_routes())
+    app.include_router(_routes(), dependencies=[Depends(BasicAuth(settings.backend))])
+    return app
+
+
+def _open_routes() -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/")
+    @router.get("/health")
+    async def health() -> dict[str, str]:
+        """That the process answers. Touches nothing, so that no click can delay it."""
+        return {"status": "UP", "model_class": "SegNext"}
+
+    return router
+
+
+def _routes() -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/predict")
+    async def predict(request: Request) -> Response:
+        body = await _json(request)
+        content = await _in_thread(request, partial(_answer, _services(request), body))
+        return Response(content, media_type="application/json")
+
+    @router.post("/webhook", status_code=201)
+    async def webhook(request: Request, after: BackgroundTasks) -> dict[str, str]:
+        services = _services(request)
+        body = await _json(request)
+        event_id = await to_thread.run_sync(keep_event, services, body)
+        if event_id is not None:
+            after.add_task(send_event, services, event_id)
+        return {"status": "kept" if event_id is not None else "nothing to do"}
+
+    @router.post("/setup")
+    async def setup(request: Request) -> dict[str, str]:
+        """Label Studio calls this often and expects an answer within 3 s, so it changes nothing."""
+        body = await _json(request)
+        read_label_config(str(body.get("schema") or "") if isinstance(body, dict) else "")
+        version, _ = await _in_thread(request, _services(request).serving.current)
+        return {"model_version": version.name}
+
+    @router.get("/versions")
+    @router.post("/versions")
+    async def versions(request: Request) -> dict[str, list[str]]:
+        return {"versions": await _in_thread(request, partial(_versions, _services(request)))}
+
+    @router.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        content = generate_latest(_services(request).metrics.registry)
+        return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    @router.get("/ready")
+    async def ready(request: Request) -> JSONResponse:
+        """That a click would be answered: the database answers, and a model is loaded."""
+        version = await _in_thread(request, partial(_ready, _services(request)))
+        return JSONResponse({"status": "READY", "model_version": version})
+
+    return router
+
+
+def _answer(services: Services, body: Any) -> bytes:
+    """The body of the answer to one ``POST /predict``."""
+    began = time.perf_counter()
+    question = read_question(body)
+    if not question.asked:
+        asked, results = "stored", list[object](stored_answers(services, question))
+    elif question.gesture is None:
+        asked, results = "nothing", [{"result": []} for _ in question.tasks]
+    else:
+        asked, results = "click", [answer_click(services, question)]
+    content = to_json(results)
+    services.metrics.predict_seconds.labels(asked=asked).observe(time.perf_counter() - began)
+    return content
+
+
+def _versions(services: Services) -> list[str]:
+    with services.sessions() as database:
+        known = registry.versions(database)
+        served = [version for version in known if version.status in ("serving", "retired")]
+        return [version.name for version in sorted(served, key=lambda v: v.status != "serving")]
+
+
+def _ready(services: Services) -> str:
+    with services.sessions() as database:
+        database.execute(text("SELECT 1"))
+    version, _ = services.serving.current()
+    services.metrics.serving.clear()
+    services.metrics.serving.labels(version=version.name).set(1)
+    return version.name
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+async def _in_thread(request: Request, work: Callable[[], T]) -> T:
+    """Work in a thread of its own kind, so that slow images leave webhooks their threads."""
+    return await to_thread.run_sync(work, limiter=request.app.state.clicks)
+
+
+async def _json(request: Request) -> Any:
+    """The request's JSON. Raises UnknownRecordError when it is none, or too much of it."""
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise UnknownRecordError("The request is too large; submit the annotation and go on.")
+        chunks.append(chunk)
+    try:
+        return await to_thread.run_sync(json.loads, b"".join(chunks))
+    except (ValueError, RecursionError):
+        raise UnknownRecordError("The request is not JSON; send what Label Studio sends.") from None

@@ -1,0 +1,169 @@
+"""Plays Label Studio's part towards the backend: the requests its editor makes, and photographs."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import uvicorn
+from numpy.typing import NDArray
+from PIL import Image
+
+from backend.app import create_app
+from pipeline.label_config import DEFAULT_LABEL_CONFIG
+from pipeline.regions import mask_of
+from pipeline.settings import BackendSettings, ImageSettings, ModelSettings, Settings
+
+HEIGHT, WIDTH = 192, 256
+EXIF_ORIENTATION = 0x0112
+
+
+def settings_for(home: Path, **backend: Any) -> Settings:
+    """Settings of a backend that lives in a folder, its images in ``home/files``."""
+    (home / "files").mkdir(parents=True, exist_ok=True)
+    return Settings(
+        home=home,
+        redis_url="redis://127.0.0.1:1/0",  # nobody listens there
+        images=ImageSettings(files_root=home / "files"),
+        backend=BackendSettings(**backend),
+        model=ModelSettings(device="cpu"),
+    )
+
+
+@contextmanager
+def backend(settings: Settings) -> Iterator[httpx.Client]:
+    """A backend answering on a free port of this machine, and a client for it."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(create_app(settings), log_config=None, access_log=False)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            while not server.started and thread.is_alive():
+                time.sleep(0.01)
+            assert server.started, "the backend did not start; see the log above"
+            address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            with httpx.Client(base_url=address, timeout=100, trust_env=False) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def disk(row: float, column: float, radius: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    return np.asarray((rows - row) ** 2 + (columns - column) ** 2 < radius**2)
+
+
+def photograph(height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.uint8]:
+    """An orange ball on the left and a smaller blue one on the right, on dull green."""
+    rng = np.random.default_rng(0)
+    picture = np.full((height, width, 3), (60, 90, 60), np.float64)
+    size = min(height, width)
+    picture[disk(0.5 * height, 0.3 * width, 0.3 * size, (height, width))] = (235, 130, 20)
+    picture[disk(0.4 * height, 0.8 * width, 0.18 * size, (height, width))] = (40, 70, 230)
+    return np.clip(picture + rng.normal(0, 4, picture.shape), 0, 255).astype(np.uint8)
+
+
+def save(picture: NDArray[np.uint8], path: Path, *, orientation: int = 1) -> None:
+    """Write a picture so that it looks the same upright, whatever EXIF orientation it claims."""
+    image = Image.fromarray(picture)
+    if orientation == 6:  # to be turned clockwise by whoever shows it
+        image = image.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    image.save(path, exif=exif, quality=95) if path.suffix == ".jpg" else image.save(path)
+
+
+def click(name: str, x: float, y: float, *, positive: bool = True, label: str = "Object") -> Any:
+    """A smart keypoint; x and y in percent."""
+    return {
+        "original_width": WIDTH,
+        "original_height": HEIGHT,
+        "image_rotation": 0,
+        "value": {"x": x, "y": y, "width": 0.6, "labels": [label], "keypointlabels": [label]},
+        "is_positive": positive,
+        "id": name,
+        "from_name": "click",
+        "to_name": "image",
+        "type": "keypointlabels",
+        "origin": "manual",
+    }
+
+
+def box(name: str, x: float, y: float, width: float, height: float, **value: Any) -> Any:
+    """A smart rectangle, in percent."""
+    return {
+        "original_width": WIDTH,
+        "original_height": HEIGHT,
+        "image_rotation": 0,
+        "value": {
+            "x": x,
+            "y": y,
+            "width": width,
+            "height": height,
+            "rotation": 0,
+            "rectanglelabels": ["Object"],
+            **value,
+        },
+        "id": name,
+        "from_name": "box",
+        "to_name": "image",
+        "type": "rectanglelabels",
+        "origin": "manual",
+    }
+
+
+@dataclass
+class Editor:
+    """One annotator on one task."""
+
+    client: httpx.Client
+    url: str = "/data/local-files/?d=balls.png"
+    task: int = 1
+    project: int = 7
+    config: str = DEFAULT_LABEL_CONFIG
+    draft: list[Any] = field(default_factory=list)
+
+    def request(self, context: Any) -> dict[str, Any]:
+        return {
+            "tasks": [
+                {
+                    "id": self.task,
+                    "data": {"image": self.url},
+                    "project": self.project,
+                    "annotations": [],
+                    "drafts": [{"id": 1, "result": self.draft}] if self.draft else [],
+                }
+            ],
+            "project": f"{self.project}.1795328252",
+            "label_config": self.config,
+            "params": {"login": None, "password": None, "context": context},
+        }
+
+    def send(self, *marks: Any) -> Any:
+        return self.client.post("/predict", json=self.request({"result": list(marks)}))
+
+    def ask(self, *marks: Any) -> Any:
+        """The one region answered, None when there is none."""
+        response = self.send(*marks)
+        assert response.status_code == 200, response.text
+        (answer,) = response.json()["results"]
+        assert len(answer["result"]) <= 1
+        return answer["result"][0] if answer["result"] else None
+
+    def mask(self, *marks: Any) -> NDArray[np.bool_]:
+        region = self.ask(*marks)
+        assert region is not None
+        found = mask_of(region)
+        assert found is not None
+        return found
