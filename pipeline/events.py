@@ -15,6 +15,7 @@ from pipeline.catalog import Source, task_row
 from pipeline.errors import LabelStudioError
 from pipeline.label_config import read_label_config
 from pipeline.label_studio import Json, LabelStudio
+from pipeline.queue import FINETUNE, Enqueuer
 from pipeline.settings import Settings
 from pipeline.store import Store
 from pipeline.tables import Task
@@ -75,6 +76,10 @@ def work(parts: Parts, action: str, payload: Json) -> list[str]:
             gone = select(Task).where(Task.ls_task_id.in_(_ids(payload.get("tasks"))))
             with parts.sessions.begin() as session:
                 remove_tasks(session, session.scalars(gone).all())
+        case "START_TRAINING":  # kept while Redis was down; the button asks for nothing else
+            enqueuer = Enqueuer(parts.settings)
+            enqueuer.send(FINETUNE)
+            enqueuer.close()
         case _:
             log.debug("event %s concerns nothing we keep", action)
     return []

@@ -1,0 +1,106 @@
+"""Hand a round to Label Studio, so that its annotators get it in our order.
+
+Two ways at once, because annotators take work in two ways: the Label button follows the scores of
+predictions, and "Label tasks as displayed" follows the tab of the data manager it is pressed in.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from pipeline.label_studio import Json, LabelStudio
+from pipeline.tables import Round, RoundItem, Task, now
+
+log = logging.getLogger(__name__)
+
+SAMPLING = "Uncertainty sampling"  # hands out the lowest score of the project's model version first
+SCORE_FIELD = "al_score"  # in a task's data: Label Studio cannot order by a task's meta
+ROUND_FIELD = "round"
+
+
+def round_version(number: int) -> str:
+    """What Label Studio calls the model version that a round's scores stand under."""
+    return f"round-{number}"
+
+
+def view_title(number: int) -> str:
+    return f"Round {number}"
+
+
+def write_round(client: LabelStudio, session: Session, round_: Round) -> int:
+    """Write a round's order to its project; again after a failure, or to restore it.
+
+    The last call is the one that switches the project over, so a failure before it leaves the
+    order that was.
+
+    Returns:
+        How many tasks were written; those deleted in Label Studio meanwhile are left out.
+
+    Raises:
+        LabelStudioError: Label Studio is out of reach or refuses a part.
+    """
+    project_id, number = round_.ls_project_id, round_.number
+    ranked = session.scalars(
+        select(Task.ls_task_id)
+        .join(RoundItem, RoundItem.task_id == Task.id)
+        .where(RoundItem.round_id == round_.id)
+        .order_by(RoundItem.rank)
+    ).all()
+    scores = {
+        # Low comes first. Evenly spread in (0, 1), never in exponent form: some databases order
+        # a field of a task's data as text.
+        task_id: round((rank + 1) / (len(ranked) + 1), 6)
+        for rank, task_id in enumerate(ranked)
+    }
+    written = [task_id for task_id in ranked if _mark(client, task_id, number, scores[task_id])]
+    version = round_version(number)
+    client.delete_predictions(project_id, version)  # of an attempt that failed half way
+    if written:
+        client.import_predictions(
+            project_id,
+            [
+                {"task": task_id, "model_version": version, "score": scores[task_id], "result": []}
+                for task_id in written
+            ],
+        )
+    _save_view(client, project_id, number)
+    client.update_project(project_id, model_version=version, sampling=SAMPLING)
+    round_.written_at = now()
+    log.info("round %d of project %d: %d tasks in order", number, project_id, len(written))
+    return len(written)
+
+
+def _mark(client: LabelStudio, ls_task_id: int, number: int, score: float) -> bool:
+    """Put the round and the score into a task's data; False when the task is gone."""
+    task = client.task(ls_task_id)
+    if task is None:
+        return False
+    marked = {**task["data"], SCORE_FIELD: score, ROUND_FIELD: number}
+    if marked != task["data"]:
+        client.update_task_data(ls_task_id, marked)
+    return True
+
+
+def _save_view(client: LabelStudio, project_id: int, number: int) -> None:
+    title = view_title(number)
+    only_this_round: Json = {
+        "filter": f"filter:tasks:data.{ROUND_FIELD}",
+        "operator": "equal",
+        "type": "Number",
+        "value": number,
+    }
+    known = [view for view in client.views(project_id) if view["data"].get("title") == title]
+    client.save_view(
+        project_id,
+        known[0]["id"] if known else None,
+        {
+            "title": title,
+            "type": "list",
+            "target": "tasks",
+            "filters": {"conjunction": "and", "items": [only_this_round]},
+            "ordering": [f"tasks:data.{SCORE_FIELD}"],
+        },
+    )
