@@ -6,6 +6,7 @@ database that is not there. So: ping, set the variables, import.
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -54,6 +55,8 @@ def connect_fiftyone(settings: Settings) -> Any:
         import fiftyone
         from fiftyone.core.odm import database
 
+        # It warns at each start of a mongod it will drop one day, such as the spare wheel's.
+        logging.getLogger(database.__name__).setLevel(logging.ERROR)
         connected = fiftyone.config.database_uri
         if connected != settings.fiftyone.database_uri:
             raise ServiceError(

@@ -13,6 +13,15 @@ log = logging.getLogger(__name__)
 ACCEPTED_COLOUR = "#2ec27e"
 PREDICTION_COLOUR = "#ff7800"
 SHOWN = ["accepted", "prediction", "status", "round"]
+# The sidebar, from what is asked most to what is only kept; True: open at first.
+GROUPS: list[tuple[str, list[str], bool]] = [
+    ("masks", ["accepted", "prediction"], True),
+    ("loop", ["status", "round", "round_rank", "reason", "split"], True),
+    ("difficulty", ["hardness", "n_clicks", "seconds", "first_iou", "last_iou", "score"], True),
+    ("tags", [], True),
+    ("people", ["annotators", "n_accepted"], False),
+    ("origin", ["ls_url", "ls_project_id", "ls_task_id", "filepath", "sha256", "record"], False),
+]
 SMALLEST_MAP = 5  # samples from which a map of them says something
 MAP_KEY, SIMILARITY_KEY = "map", "similarity"
 WEAK_FIRST_ANSWER = 0.7  # IoU of the first suggestion with what was accepted
@@ -34,6 +43,10 @@ def dress(fiftyone: Any, dataset: Any) -> None:
         ],
     )
     dataset.app_config.active_fields = fiftyone.ActiveFields(paths=SHOWN)
+    dataset.app_config.sidebar_groups = [
+        fiftyone.SidebarGroupDocument(name=name, paths=paths, expanded=expanded)
+        for name, paths, expanded in GROUPS
+    ]
     dataset.save()
 
 
