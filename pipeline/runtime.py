@@ -44,14 +44,14 @@ class Runtime:
     def embeddings(self) -> Embeddings:
         from pipeline.embeddings import Embeddings
 
-        self._limit_threads()
+        self.limit_threads()
         return Embeddings(self.sessions, self.store, self.settings)
 
     @cached_property
     def serving(self) -> ServingModel:
         from pipeline.registry import ServingModel
 
-        self._limit_threads()
+        self.limit_threads()
         return ServingModel(self.sessions, self.store, self.settings)
 
     @cached_property
@@ -86,7 +86,8 @@ class Runtime:
             )
         return project
 
-    def _limit_threads(self) -> None:
+    def limit_threads(self) -> None:
+        """Let torch use as many CPU threads as the settings say."""
         if self.settings.model.threads:
             import torch
 
