@@ -13,7 +13,7 @@ from PIL import Image
 def shape_picture(
     seed: int, size: tuple[int, int] = (120, 160)
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """A picture uint8 ``[H, W, 3]`` of a disk and a box, and their indices 1 and 2, uint8 ``[H, W]``."""
+    """A picture uint8 ``[H, W, 3]`` of a disk and a box; their indices 1 and 2, ``[H, W]``."""
     rng = np.random.default_rng(seed)
     height, width = size
     image = rng.integers(10, 50, (height, width, 3), np.uint8)
