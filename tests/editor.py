@@ -81,7 +81,8 @@ def save(picture: NDArray[np.uint8], path: Path, *, orientation: int = 1) -> Non
         image = image.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
-    image.save(path, exif=exif, quality=95) if path.suffix == ".jpg" else image.save(path)
+    lossless = {"quality": 100, "subsampling": 0} if path.suffix == ".jpg" else {}  # almost
+    image.save(path, exif=exif, **lossless)
 
 
 def click(name: str, x: float, y: float, *, positive: bool = True, label: str = "Object") -> Any:
