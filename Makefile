@@ -24,12 +24,12 @@ help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=/path/to/python3.11  the Python to build on (now: $(or $(PYTHON),none found))"
-	@echo "  ARGS='-k name'              passed on to pytest, maskloop up or the benches"
+	@echo "  ARGS='-k name'              passed on to pytest or the benches"
 
 install: $(VENV_STAMP) $(LABEL_STUDIO_STAMP) $(MONGOD_STAMP) ## Make the environments: ours, Label Studio's own, and mongod
 
 up: install ## Start everything, with a demo project the first time; Ctrl-C stops it, nothing is lost
-	@$(BIN)/maskloop up $(ARGS)
+	@$(BIN)/maskloop up
 
 down: ## Stop what `make up` started, also from another terminal
 	@if [ -x $(BIN)/maskloop ]; then $(BIN)/maskloop down; \

@@ -23,7 +23,8 @@ from pipeline.settings import Settings
 LABEL_STUDIO_VARIABLE = "MASKLOOP_LABEL_STUDIO_BIN"
 LABEL_STUDIO_FOLDER = ".venv-label-studio"
 READY_SECONDS = 1.0  # for one answer to "are you ready"
-FIRST_START_SECONDS = 300  # Label Studio makes its database on the first start: a minute or more
+START_SECONDS = 180  # a dead service is noticed at once, so this only limits one that hangs
+FIRST_START_SECONDS = 600  # Label Studio makes its database on the first start: a minute or more
 
 REDIS = "Redis"
 MONGOD = "mongod"
@@ -165,6 +166,7 @@ def backend_service(settings: Settings) -> Service:
             f"http://{own.host}:{own.port}/ready", (own.user, own.password.get_secret_value())
         ),
         environment=_our_environment(settings),
+        start_seconds=START_SECONDS,
         port=own.port,
         port_setting="backend.port and backend.url",
     )  # fmt: skip
@@ -189,7 +191,7 @@ def fiftyone_service(settings: Settings) -> Service:
         command=[sys.executable, "-m", "pipeline.fiftyone_app"],
         ready=_answers(f"http://{own.host}:{own.port}/"),
         environment=_our_environment(settings),
-        start_seconds=120,
+        start_seconds=START_SECONDS,
         stop_seconds=5,
         port=own.port,
         port_setting="fiftyone.port",
@@ -215,7 +217,7 @@ def _celery(settings: Settings, name: str, queues: str, options: list[str]) -> S
         ],
         ready=ready,
         environment=_our_environment(settings),
-        start_seconds=120,
+        start_seconds=START_SECONDS,
         port=None,
     )  # fmt: skip
 
