@@ -1,0 +1,164 @@
+"""How long a click takes: ``python -m bench.click [--json FILE]``.
+
+A backend on loopback, two torch threads, the shipped model, one 1024x768 photograph already
+encoded. Times are of whole HTTP requests to /predict, each a new click: a session's first click,
+then up to four that repair it, every mask logged as in production. Label Studio's own time is not
+in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.label_config import DEFAULT_LABEL_CONFIG
+
+WIDTH, HEIGHT = 1024, 768
+THREADS = 2
+CLICKS_PER_OBJECT = 5
+START_SECONDS = 120
+
+
+@contextmanager
+def running_backend(home: Path) -> Iterator[str]:
+    """A backend in a process of its own, its images in ``home/files``; gives its address.
+
+    Raises:
+        RuntimeError: it did not start.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(THREADS),
+        "MASKLOOP_HOME": str(home),
+        "MASKLOOP_IMAGES__FILES_ROOT": str(home / "files"),
+        "MASKLOOP_MODEL__THREADS": str(THREADS),
+        "MASKLOOP_MODEL__DEVICE": "cpu",
+        "MASKLOOP_LOG_LEVEL": "WARNING",
+    }
+    command = [sys.executable, "-m", "uvicorn", "--factory", "backend.app:create_app"]
+    command += ["--port", str(port), "--log-level", "warning"]
+    process = subprocess.Popen(command, env=environment)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not _answers(address):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("the backend did not start; its reason stands above")
+            time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def photograph(path: Path) -> None:
+    """The astronaut that scikit-image carries, at the size of the bench."""
+    from skimage import data
+
+    picture: np.ndarray[Any, Any] = data.astronaut()  # type: ignore[no-untyped-call]
+    Image.fromarray(picture).resize((WIDTH, HEIGHT)).save(path, quality=92)
+
+
+def click_request(task: int, places: np.ndarray[Any, Any], turn: int) -> dict[str, Any]:
+    marks = [
+        {
+            "original_width": WIDTH,
+            "original_height": HEIGHT,
+            "image_rotation": 0,
+            "value": {"x": x, "y": y, "width": 0.6, "keypointlabels": ["Object"]},
+            "is_positive": k % 3 != 1,
+            "id": f"bench-{turn}-{k}",
+            "from_name": "click",
+            "to_name": "image",
+            "type": "keypointlabels",
+        }
+        for k, (x, y) in enumerate(places.tolist())
+    ]
+    shown = {"id": task, "data": {"image": "/data/local-files/?d=photo.jpg"}, "drafts": []}
+    return {
+        "tasks": [shown],
+        "project": "1.1",
+        "label_config": DEFAULT_LABEL_CONFIG,
+        "params": {"context": {"result": marks}},
+    }
+
+
+def measure(address: str, objects: int) -> list[float]:
+    """Milliseconds of each request, the encode and a warm-up left out."""
+    rng = np.random.default_rng(0)
+    times = []
+    with httpx.Client(base_url=address, timeout=120, trust_env=False) as client:
+        for turn in range(-2, objects):
+            places = rng.uniform(10, 90, (CLICKS_PER_OBJECT, 2))
+            for count in range(1, CLICKS_PER_OBJECT + 1):
+                body = click_request(turn + 10, places[:count], turn)
+                began = time.perf_counter()
+                client.post("/predict", json=body).raise_for_status()
+                if turn >= 0:
+                    times.append(1000 * (time.perf_counter() - began))
+    return times
+
+
+def summary(times: list[float]) -> dict[str, Any]:
+    cuts = statistics.quantiles(times, n=100, method="inclusive")
+    return {
+        "image": f"{WIDTH}x{HEIGHT}",
+        "threads": THREADS,
+        "clicks": len(times),
+        "p50_ms": round(cuts[49], 1),
+        "p95_ms": round(cuts[94], 1),
+        "p99_ms": round(cuts[98], 1),
+        "load_average": round(os.getloadavg()[0], 2),
+        "cores": os.cpu_count(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--objects", type=int, default=30, help="sessions of five clicks each")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        (home / "files").mkdir()
+        photograph(home / "files" / "photo.jpg")
+        with running_backend(home) as address:
+            result = summary(measure(address, arguments.objects))
+    view = Table(title="POST /predict, the image already encoded")
+    for name in result:
+        view.add_column(name, justify="right")
+    view.add_row(*(str(value) for value in result.values()))
+    Console().print(view)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2))
+
+
+def _answers(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/health", timeout=1, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+if __name__ == "__main__":
+    main()
