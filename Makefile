@@ -15,7 +15,7 @@ LABEL_STUDIO_STAMP := $(LABEL_STUDIO)/.made
 MONGOD_STAMP := $(MONGOD)/.made
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down test check bench browser clean
+.PHONY: help install up down test check bench test-tools clean
 .DELETE_ON_ERROR:
 
 help: ## This list
@@ -35,7 +35,7 @@ down: ## Stop what `make up` started, also from another terminal
 	@if [ -x $(BIN)/maskloop ]; then $(BIN)/maskloop down; \
 	else echo "Nothing is installed here, so nothing runs; 'make up' starts it."; fi
 
-test: install browser ## Run every test, with real services and a real browser; name what was left out
+test: install test-tools ## Run every test, with real services and a real browser; name what was left out
 	@$(BIN)/pytest $(ARGS)
 
 check: $(VENV_STAMP) ## Lint, format, types and the import rule
@@ -79,12 +79,14 @@ $(MONGOD_STAMP): $(VENV_STAMP)
 	if $(FIND_MONGOD); then touch $@; exit 0; fi; \
 	echo "There is no mongod that runs here, so FiftyOne cannot start: install MongoDB 6 or newer."
 
-browser:
+# What the tests use beside the environments. Where it cannot be had, the tests that need it are left
+# out, and the end of the run says so.
+test-tools:
 	@for name in chromium chromium-browser google-chrome; do \
 	  if command -v $$name >/dev/null 2>&1; then exit 0; fi; done; \
-	$(call apt,chromium); \
-	command -v chromium >/dev/null 2>&1 || \
-	  echo "There is no Chromium, so the browser tests will be left out: install chromium to run them."
+	$(call apt,chromium)
+	@if command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then exit 0; fi; \
+	$(call apt,postgresql)
 
 # apt(package): install it where that is ours to do; quiet, and no failure where it is not.
 define apt
