@@ -46,7 +46,7 @@ def serve(settings: Settings) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of FiftyOne's own dependencies
         from fiftyone.server.app import app
-        from fiftyone.server.events import set_port
+        from fiftyone.server.events import get_state, set_port
         from hypercorn.asyncio import serve as run
         from hypercorn.config import Config
 
@@ -56,22 +56,31 @@ def serve(settings: Settings) -> None:
     config.accesslog = None
     config.graceful_timeout = 1.0  # pages hold a stream open for as long as they are shown
 
+    def refresh() -> None:
+        # The server keeps the dataset as it was when first shown: views that a mirror run saved
+        # since then would be unknown to it, and a link to one would show everything.
+        shown = get_state().dataset
+        if shown is not None and not shown.deleted:
+            shown.reload()
+
     async def until_told() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         log.info("FiftyOne at http://%s:%d", host, port)
-        await run(_opening(app, dataset.slug), config, shutdown_trigger=stop.wait)
+        await run(_fronted(app, dataset.slug, refresh), config, shutdown_trigger=stop.wait)
 
     asyncio.run(until_told())
 
 
-def _opening(app: App, slug: str) -> App:
-    """``app``, but its front page is the dataset instead of a list to choose from."""
+def _fronted(app: App, slug: str, refresh: Callable[[], None]) -> App:
+    """``app``, whose front page is the dataset instead of a list to choose from, and which calls
+    ``refresh`` whenever a page is opened."""
 
-    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and scope["path"] == "/":
+    async def fronted(scope: Any, receive: Any, send: Any) -> None:
+        path = scope["path"] if scope["type"] == "http" else None
+        if path == "/":
             query = b"?" + scope["query_string"] if scope["query_string"] else b""
             address = b"/datasets/" + slug.encode() + query
             await send(
@@ -79,9 +88,11 @@ def _opening(app: App, slug: str) -> App:
             )
             await send({"type": "http.response.body", "body": b""})
             return
+        if path == "/events":  # the first thing a page asks for
+            await asyncio.to_thread(refresh)
         await app(scope, receive, send)
 
-    return wrapped
+    return fronted
 
 
 def _require_free(host: str, port: int) -> None:
