@@ -29,7 +29,7 @@ def select_round(
     Raises:
         JobBusyError: a round is being chosen already.
         NotEnoughDataError: no encoded image is left to choose from.
-        LabelStudioError: the order could not be written; the round is kept and can be written again.
+        LabelStudioError: the order could not be written; the round is kept for the next try.
     """
     with job(runtime.sessions, KIND, exclusive=True) as handle:
 

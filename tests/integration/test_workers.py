@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,57 +17,13 @@ from pipeline.catalog import task_row
 from pipeline.tables import Embedding, GateDecision, Job, Task
 from tests.loop import Loop, disk_picture, make_loop
 from tests.services_redis import RedisServer, redis, redis_server
+from tests.worker import Worker, wait_until
 
 __all__ = ["redis", "redis_server"]  # fixtures
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-PATIENCE = 90  # seconds; most waits end in one or two
 VISIBLE_AFTER = 4  # seconds until a dead worker's message is handed out again
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-class Worker:
-    """A worker process in a group of its own, with its log."""
-
-    def __init__(self, loop: Loop, queues: str) -> None:
-        self.log = loop.runtime.settings.home / f"{queues}-{time.monotonic_ns()}.log"
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker"]
-        command += ["-Q", queues, "-n", f"{queues}@%h", "--concurrency", "1", "--without-mingle"]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command,
-                cwd=REPOSITORY,
-                env={**os.environ, **environment(loop)},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def kill_all(self) -> None:
-        """kill -9 of the worker with its children: the power is gone."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(timeout=10)
-
-    def stop(self) -> None:
-        """A cold stop; safe to call twice."""
-        if self.process.poll() is None:
-            self.kill_all()
-
-
-def environment(loop: Loop) -> dict[str, str]:
-    """The loop's settings as a process gets them."""
-    settings = loop.runtime.settings
-    return {
-        "MASKLOOP_HOME": str(settings.home),
-        "MASKLOOP_REDIS_URL": settings.redis_url,
-        "MASKLOOP_LABEL_STUDIO__TOKEN": "unused",
-        "MASKLOOP_IMAGES__FILES_ROOT": str(settings.images.files_root),
-        "MASKLOOP_MODEL": settings.model.model_dump_json(),
-        "MASKLOOP_FINETUNE": settings.finetune.model_dump_json(),
-        "MASKLOOP_WORKERS": settings.workers.model_dump_json(),
-    }
 
 
 @pytest.fixture
@@ -97,17 +51,6 @@ def start(loop: Loop) -> Iterator[Callable[[str], Worker]]:
     yield start_worker
     for worker in workers:
         worker.stop()
-
-
-def wait_until(loop: Loop, holds: Callable[[Session], bool], worker: Worker) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        with loop.runtime.sessions() as session:
-            if holds(session):
-                return
-        if time.monotonic() > deadline or worker.process.poll() is not None:
-            pytest.fail(f"It did not come to that. The worker's log:\n{worker.log.read_text()}")
-        time.sleep(0.1)
 
 
 def add_task(loop: Loop, number: int, name: str) -> int:
