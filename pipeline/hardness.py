@@ -40,7 +40,9 @@ NEIGHBOURS = 5
 class Decoder(Protocol):
     """The part of ``model.segnext.SegNext`` that probing needs."""
 
-    def decode(self, embedding: Embedding, prompt: Prompt) -> Prediction: ...
+    def decode_many(
+        self, embedding: Embedding, prompts: Sequence[Prompt]
+    ) -> Sequence[Prediction]: ...
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,14 @@ class Probe:
 
 def probe(model: Decoder, embedding: Embedding, seed: int) -> Probe:
     """Click an encoded image ``ANCHORS * JITTERS`` times and compare the answers."""
-    disagreements: list[float] = []
-    entropies: list[float] = []
-    for clicks in jittered_clicks(embedding.image_size, seed):
-        answers = [model.decode(embedding, Prompt(clicks=(click,))).probability for click in clicks]
-        disagreements.append(disagreement(answers))
-        entropies.extend(boundary_entropy(answer) for answer in answers)
-    return Probe(float(np.mean(disagreements)), float(np.mean(entropies)))
+    groups = jittered_clicks(embedding.image_size, seed)
+    prompts = [Prompt(clicks=(click,)) for group in groups for click in group]
+    answers = [answer.probability for answer in model.decode_many(embedding, prompts)]
+    places = [answers[start : start + JITTERS] for start in range(0, len(answers), JITTERS)]
+    return Probe(
+        float(np.mean([disagreement(place) for place in places])),
+        float(np.mean([boundary_entropy(answer) for answer in answers])),
+    )
 
 
 def jittered_clicks(image_size: tuple[int, int], seed: int) -> list[list[Click]]:

@@ -11,7 +11,7 @@ import fcntl
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,6 @@ class MirrorReport:
     updated: int
     removed: int
     left_out: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def mirror(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from model.errors import MaskloopError
@@ -75,6 +75,8 @@ def make_round(
 ) -> Round:
     """Choose the next round of a project, write its rows and queue its tasks.
 
+    An earlier round that was never written to Label Studio is dropped: nobody has seen it.
+
     Args:
         model: the serving model; its embeddings and answers are what the choice looks at.
         size: tasks wanted; None: ``settings.selection.size``.
@@ -86,7 +88,8 @@ def make_round(
     Raises:
         NotEnoughDataError: no task of the project waits with an encoded image.
     """
-    with sessions() as session:
+    with sessions.begin() as session:
+        _drop_unwritten(session, project_id)
         candidates = _candidates(session, project_id, model)
         costs = _costs(session, project_id)
     waiting = np.array([candidate.status == "pool" for candidate in candidates], dtype=bool)
@@ -108,10 +111,15 @@ def make_round(
         return _write(session, project_id, settings.selection, size, candidates, vectors, hardness)
 
 
-def unwritten_rounds(session: Session, project_id: int) -> list[Round]:
-    """Rounds of a project that Label Studio has not been told of yet, oldest first."""
-    statement = select(Round).where(Round.ls_project_id == project_id, Round.written_at.is_(None))
-    return list(session.scalars(statement.order_by(Round.number)))
+def _drop_unwritten(session: Session, project_id: int) -> None:
+    """Forget rounds that Label Studio was never told of; their tasks wait in the pool again."""
+    rounds = select(Round.id).where(Round.ls_project_id == project_id, Round.written_at.is_(None))
+    tasks = select(RoundItem.task_id).where(RoundItem.round_id.in_(rounds))
+    back = update(Task).where(Task.id.in_(tasks), Task.status == "queued").values(status="pool")
+    session.execute(back.execution_options(synchronize_session=False))
+    for table, column in ((RoundItem, RoundItem.round_id), (Round, Round.id)):
+        gone = delete(table).where(column.in_(rounds))
+        session.execute(gone.execution_options(synchronize_session=False))
 
 
 def _write(

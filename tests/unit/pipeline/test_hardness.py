@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from model.prompts import Prompt
 from pipeline.hardness import (
     ANCHORS,
     JITTERS,
@@ -77,9 +79,9 @@ class Unsure:
     def __init__(self, pull: float, sharpness: float) -> None:
         self.pull, self.sharpness = pull, sharpness
 
-    def decode(self, embedding: object, prompt: object) -> Answer:
-        moved = 32 + self.pull * (prompt.clicks[0].row - 32)  # type: ignore[attr-defined]
-        return Answer(disc(12, self.sharpness, moved))
+    def decode_many(self, embedding: object, prompts: Sequence[Prompt]) -> list[Answer]:
+        rows = [prompt.clicks[0].row for prompt in prompts]
+        return [Answer(disc(12, self.sharpness, 32 + self.pull * (row - 32))) for row in rows]
 
 
 def test_probe_tells_a_sure_model_from_an_unsure_one() -> None:
