@@ -37,16 +37,18 @@ def shape_reply(mask: Mask, marks: Iterable[Mark], max_bytes: int) -> Sent:
         marks: in pixels; what was clicked on survives the tidying.
         max_bytes: of the JSON reply.
     """
-    tidy = clean(mask, [(mark.y, mark.x) for mark in marks if mark.kind == "click"])
+    touched = [(mark.y, mark.x) for mark in marks if mark.kind == "click"]
+    tidy = clean(mask, touched)
     data = codec.encode(tidy)
     budget = max(max_bytes - ENVELOPE_BYTES, 0)
     radius, fits = 1, json_bytes(data) <= budget
     smoothed = not fits
     while not fits and radius <= WIDEST:
-        rounded = smooth(tidy, radius)
-        data = codec.encode(rounded)
+        # From the mask as it came: tidying noise first would decide by its specks, not its mass.
+        tidy = clean(smooth(mask, radius), touched)
+        data = codec.encode(tidy)
         fits = json_bytes(data) <= budget
-        tidy, radius = rounded, radius * 2
+        radius *= 2
     if not fits:
         log.warning("A mask is too ragged for a reply of %d bytes and was left out.", max_bytes)
         tidy = np.zeros_like(mask)
