@@ -359,7 +359,8 @@ def test_health_is_quick_while_an_image_is_encoded(
         time.sleep(0.01)
     clicking.join()
     assert len(waits) > 3
-    assert np.median(waits) < 0.05
+    # A busy machine may delay some of them; a server that waits for the encode delays them all.
+    assert np.quantile(waits, 0.25) < 0.05
 
 
 def test_a_password_is_asked_for_everywhere_but_at_the_door(tmp_path: Path) -> None:
