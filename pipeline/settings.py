@@ -66,7 +66,7 @@ class ModelSettings(Section):
     base: Path | None = Field(
         None, description="Checkpoint that fine-tunes start from; none: the one that ships."
     )
-    device: str = Field("auto", description="torch device; auto: cuda where there is one, else cpu.")
+    device: str = Field("auto", description="torch device; auto: cuda where there is one, or cpu.")
     threads: int = Field(0, ge=0, description="torch CPU threads; 0: torch decides.")
     cache_mb: int = Field(512, ge=16, description="Memory for embeddings in each process, in MB.")
 
@@ -105,7 +105,7 @@ class WorkerSettings(Section):
     )
     mirror_seconds: float = Field(300, gt=0, description="Seconds between two FiftyOne mirrors.")
     visibility_seconds: int = Field(
-        900, ge=1, description="Seconds after which Redis hands a dead worker's task to another."
+        900, ge=4, description="Seconds after which Redis hands a dead worker's task to another."
     )
 
 
@@ -125,7 +125,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(Path(".maskloop"), description="Folder of all state on this machine.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    database_url: str = Field("", description="SQLAlchemy address; empty: SQLite in the home folder.")
+    database_url: str = Field("", description="SQLAlchemy address; empty: SQLite in the home.")
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Celery's broker.")
     store_url: str = Field("", description="fsspec address of the store; empty: the home folder.")
     label_studio: LabelStudioSettings = LabelStudioSettings()
