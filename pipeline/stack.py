@@ -16,7 +16,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
 from pipeline import services
 from pipeline.connect import connect
@@ -178,13 +177,16 @@ def _encode(settings: Settings, console: Console) -> None:
 def _show_addresses(settings: Settings, console: Console) -> None:
     own, backend, fiftyone = settings.label_studio, settings.backend, settings.fiftyone
     page = f"{own.url}/projects/{own.project}" if own.project else own.url
-    table = Table.grid(padding=(0, 2))
-    table.add_row("Label Studio", page, f"login {own.user}, {own.password.get_secret_value()}")
-    table.add_row("FiftyOne", f"http://{fiftyone.host}:{fiftyone.port}", "")
-    table.add_row("Backend", backend.url, f"password in {settings.home / SETTINGS_FILE}")
-    console.print()
-    console.print("[bold]maskloop is up.[/bold] Ctrl-C stops it; nothing is lost.")
-    console.print(table, soft_wrap=True, highlight=False)
+    lines = [
+        f"  Label Studio  {page}",
+        f"                login {own.user}, password {own.password.get_secret_value()}",
+        f"  FiftyOne      http://{fiftyone.host}:{fiftyone.port}",
+        f"  Backend       {backend.url}",
+        f"                its password, and every setting: {settings.home / SETTINGS_FILE}",
+    ]
+    console.print("\n[bold]maskloop is up.[/bold] Ctrl-C stops it; nothing is lost.")
+    # Neither wrapped nor read as markup: an address must stay whole, and a password as it is.
+    console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
 
 
 def _bar(console: Console) -> Progress:
