@@ -92,6 +92,16 @@ def running(session: Session, kind: str) -> Job | None:
     return session.scalars(statement.order_by(Job.id.desc()).limit(1)).first()
 
 
+def done_by(session: Session, kind: str, message: str) -> Job | None:
+    """The job of ``kind`` that was done for the queue's ``message``, among the last hundred.
+
+    A message may be delivered twice; a job that makes something new each time asks this first.
+    """
+    statement = select(Job).where(Job.kind == kind, Job.status == "done")
+    newest = session.scalars(statement.order_by(Job.id.desc()).limit(100))
+    return next((row for row in newest if (row.result or {}).get("message") == message), None)
+
+
 def bury_dead(session: Session, kind: str | None = None) -> int:
     """Mark jobs failed whose process died without a word; return how many."""
     statement = select(Job).where(Job.status == "running")

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 
 from model.progress import Progress, silent
-from pipeline.jobs import job
+from pipeline.jobs import done_by, job
 from pipeline.order import write_round
 from pipeline.rounds import make_round
 from pipeline.runtime import Runtime
@@ -19,18 +19,32 @@ STILL_FRESH = timedelta(hours=1)  # how long a chosen round that was not written
 
 
 def select_round(
-    runtime: Runtime, project_id: int, *, size: int | None = None, progress: Progress = silent
+    runtime: Runtime,
+    project_id: int,
+    *,
+    size: int | None = None,
+    message: str | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Choose the next round of a project and write it to Label Studio in that order.
 
+    Args:
+        message: id of the queue's message that asks for it; delivered again, it changes nothing.
+
     Returns:
-        ``{"project", "round": its number, "tasks": how many, "version": name that serves}``.
+        ``{"project", "round": its number, "tasks": how many, "version": name that serves,
+        "message"}``.
 
     Raises:
         JobBusyError: a round is being chosen already.
         NotEnoughDataError: no encoded image is left to choose from.
         LabelStudioError: the order could not be written; the round is kept for the next try.
     """
+    if message is not None:
+        with runtime.sessions() as session:
+            done = done_by(session, KIND, message)
+        if done is not None:
+            return done.result or {}
     with job(runtime.sessions, KIND, exclusive=True) as handle:
 
         def report(done: int, total: int | None) -> None:
@@ -54,6 +68,7 @@ def select_round(
             "round": chosen.number,
             "tasks": tasks,
             "version": version.name,
+            "message": message,
         }
         handle.message = f"Round {chosen.number} is in Label Studio."
     return handle.result

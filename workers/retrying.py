@@ -59,7 +59,7 @@ def loop_task(name: str, *, retries: int = MAX_RETRIES) -> Callable[[Callable[..
             except Exception as error:
                 if is_transient(error) and task.request.retries < retries:
                     pause = get_exponential_backoff_interval(
-                        FIRST_PAUSE, task.request.retries, LONGEST_PAUSE, full_jitter=True
+                        FIRST_PAUSE, task.request.retries, _longest_pause(task), full_jitter=True
                     )
                     log.warning("%s%s: %s Trying again in %d s.", name, args, error, pause)
                     raise task.retry(exc=error, countdown=pause, max_retries=retries) from error
@@ -75,3 +75,11 @@ def loop_task(name: str, *, retries: int = MAX_RETRIES) -> Callable[[Callable[..
         return made
 
     return decorate
+
+
+def _longest_pause(task: Task) -> int:
+    # A worker holds a paused message unacknowledged. Past the visibility timeout Redis would hand
+    # out a copy, each copy would pause too, and the copies would multiply for as long as the
+    # trouble lasts.
+    options = task.app.conf.broker_transport_options
+    return int(min(LONGEST_PAUSE, options.get("visibility_timeout", LONGEST_PAUSE) / 2))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 from dataclasses import asdict
 
+from celery import current_task
+
 from pipeline import queue
 from pipeline.runtime import Runtime
 from pipeline.settings import load_settings
@@ -103,7 +105,8 @@ def select(project_id: int) -> Result:
     """Choose the next round and hand it to Label Studio in that order."""
     from pipeline.selecting import select_round
 
-    result = select_round(runtime(), project_id)
+    message = str(current_task.request.id)
+    result = select_round(runtime(), project_id, message=message)
     runtime().enqueuer.send(queue.MIRROR)  # the data team sees the round it is about
     return result
 

@@ -34,7 +34,7 @@ def loop(tmp_path: Path, redis: RedisServer, request: pytest.FixtureRequest) -> 
         tmp_path,
         redis_url=redis.url,
         images={"files_root": files},
-        label_studio={"token": "unused", "project": 1},
+        label_studio={"token": "unused"},
         workers={"visibility_seconds": VISIBLE_AFTER},
         finetune=getattr(request, "param", {}),
     )

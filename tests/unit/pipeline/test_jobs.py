@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pipeline.database import make_sessions, upgrade
 from pipeline.errors import NotEnoughDataError
-from pipeline.jobs import SILENT_AFTER, JobBusyError, bury_dead, job, running
+from pipeline.jobs import SILENT_AFTER, JobBusyError, bury_dead, done_by, job, running
 from pipeline.settings import Settings
 from pipeline.tables import Job, now
 
@@ -105,3 +105,14 @@ def test_a_job_on_another_machine_is_buried_after_its_silence(
     with sessions.begin() as session:
         assert bury_dead(session) == 1
         assert running(session, "finetune") is None
+
+
+def test_a_message_delivered_again_finds_what_it_did(sessions: sessionmaker[Session]) -> None:
+    with job(sessions, "select") as handle:
+        handle.result = {"round": 1, "message": "a"}
+    with sessions() as session:
+        found = done_by(session, "select", "a")
+        assert found is not None
+        assert found.id == handle.id
+        assert done_by(session, "select", "b") is None
+        assert done_by(session, "mirror", "a") is None

@@ -81,3 +81,14 @@ def test_an_error_of_ours_is_a_result_not_a_traceback(caplog: pytest.LogCaptureF
 def test_a_bug_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         loop_task("test.bug")(failing(ZeroDivisionError()))()
+
+
+def test_a_pause_ends_before_redis_would_hand_out_a_copy(app: Celery) -> None:
+    app.conf.broker_transport_options = {"visibility_timeout": 10}
+    task = loop_task("test.short")(failing(ServiceError("Away; start it.")))
+    for _ in range(30):
+        task.push_request(retries=7, called_directly=False, id="1")
+        with pytest.raises(Retry) as caught:
+            task.run()
+        task.pop_request()
+        assert caught.value.when <= 5
