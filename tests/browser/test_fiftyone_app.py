@@ -148,6 +148,8 @@ def test_next_round_is_there_in_its_order(server: psutil.Popen, page: Page, worl
     samples(page, 3)
     expect(page.locator("input[value=next_round], :text('next_round')").first).to_be_visible()
     assert green_share(page) < 0.005  # nothing in it is labelled
+    visit(page, world)  # a link to a view leaves the front page as it is
+    samples(page, 12)
 
 
 def test_a_mask_mirrored_later_is_seen_after_loading_the_page_again(

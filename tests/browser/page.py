@@ -1,0 +1,186 @@
+"""Label Studio's labelling page, driven as an annotator does: keys, clicks, the tick, Submit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, Response
+
+from tests.services import LabelStudioServer
+
+LOAD_MS = 60_000  # the first page of a server that just started, on a busy machine
+ANSWER_MS = 60_000  # a first click may have to encode the image
+KEEP_LABEL = "Keep label selected after creating a region"
+AUTO_ANNOTATION = "bottombar-auto-annotation-toggle"
+ACCEPT = "bottombar-accept-suggestions-button"
+REJECT = "bottombar-reject-suggestions-button"
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """Where the whole image lies on the screen, in CSS pixels; its edges may be cut off."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+class LabelStudioPage:
+    """One logged-in annotator in one tab. Image coordinates are pixels of the upright image."""
+
+    def __init__(self, page: Page, server: LabelStudioServer) -> None:
+        self.page = page
+        self.server = server
+        self._task: int | None = None
+
+    def log_in(self) -> None:
+        self.page.goto(f"{self.server.url}/user/login/", timeout=LOAD_MS)
+        self.page.fill("input[name=email]", self.server.username)
+        self.page.fill("input[name=password]", self.server.password)
+        self.page.click("button[type=submit]")
+        self.page.wait_for_url(lambda url: "/user/login" not in url, timeout=LOAD_MS)
+
+    def open_task(self, project: int, task: int) -> None:
+        """Open one task from the data manager."""
+        self._task = task
+        self._open(f"/projects/{project}/data?task={task}")
+
+    def open_next(self, project: int) -> int:
+        """Press "Label All Tasks": open what Label Studio hands out next; the task's id."""
+        self._task = self._open(f"/projects/{project}/data?labeling=1")
+        assert self._task is not None, "Label Studio handed out no task"
+        return self._task
+
+    def use_smart_tools(self) -> None:
+        """Switch Auto-Annotation on, and have the label stay selected from click to click."""
+        self.page.get_by_test_id(AUTO_ANNOTATION).check(force=True)
+        self.page.get_by_test_id("bottombar-settings-button").click()
+        self.page.locator("label", has_text=KEEP_LABEL).locator("input").check(force=True)
+        self.page.keyboard.press("Escape")
+        self.page.get_by_text(KEEP_LABEL).wait_for(state="hidden")
+
+    def choose(self, *keys: str) -> None:
+        """Press the keys of a label and a tool, such as ``"3", "k"``."""
+        # Hotkeys are dead while an input has the focus, as a switch does that was just pressed.
+        self.page.evaluate("document.activeElement.blur()")
+        for key in keys:
+            self.page.keyboard.press(key)
+            self._frame()
+        assert self.page.locator(".lsf-tool_active.lsf-tool_smart").count(), "no smart tool is on"
+
+    def click(self, column: float, row: float, *, negative: bool = False) -> dict[str, Any]:
+        """Click the image (with Alt for a negative click) and wait for the suggestion.
+
+        Returns:
+            Label Studio's answer: ``{"data": {"result": [...], ...}}``, or ``{"errors": [...]}``.
+        """
+        x, y = self._on_screen(column, row)
+        if negative:
+            self.page.keyboard.down("Alt")
+        with self.page.expect_response(_is_suggestion, timeout=ANSWER_MS) as answer:
+            self.page.mouse.click(x, y)
+        if negative:
+            self.page.keyboard.up("Alt")
+        return self._answered(answer.value)
+
+    def drag(self, left: float, top: float, right: float, bottom: float) -> dict[str, Any]:
+        """Draw a box with the smart rectangle and wait for the suggestion."""
+        self.page.mouse.move(*self._on_screen(left, top))
+        self.page.mouse.down()
+        self.page.mouse.move(*self._on_screen((left + right) / 2, (top + bottom) / 2), steps=4)
+        self.page.mouse.move(*self._on_screen(right, bottom), steps=4)
+        with self.page.expect_response(_is_suggestion, timeout=ANSWER_MS) as answer:
+            self.page.mouse.up()
+        return self._answered(answer.value)
+
+    def accept(self) -> None:
+        """Press the tick: the suggestion becomes a region and its prompts go."""
+        self.page.get_by_test_id(ACCEPT).click()
+        self.page.get_by_test_id(ACCEPT).wait_for(state="detached")
+
+    def reject(self) -> None:
+        """Press the cross: the suggestion goes, and its prompts with it."""
+        self.page.get_by_test_id(REJECT).click()
+        self.page.get_by_test_id(REJECT).wait_for(state="detached")
+
+    def submit(self) -> dict[str, Any]:
+        """Press Submit; the annotation as Label Studio stored it."""
+        with self.page.expect_response(
+            lambda response: (
+                response.request.method == "POST"
+                and response.url.split("?")[0].rstrip("/").endswith("/annotations")
+            ),
+            timeout=LOAD_MS,
+        ) as answer:
+            self.page.get_by_test_id("bottombar-submit-button").click()
+        assert answer.value.ok, answer.value.text()
+        stored: dict[str, Any] = answer.value.json()
+        return stored
+
+    def regions(self) -> int:
+        """How many regions the page shows in its list, prompts included."""
+        return int(self.page.evaluate("Htx.annotationStore.selected.areas.size"))
+
+    def screenshot(self, path: Path) -> None:
+        self.page.screenshot(path=path)
+
+    def _open(self, path: str) -> int | None:
+        """Open a page with the editor on it; the id of the task it shows."""
+        self.page.goto(self.server.url + path, timeout=LOAD_MS)
+        self.page.get_by_test_id(AUTO_ANNOTATION).wait_for(state="attached", timeout=LOAD_MS)
+        self._image(LOAD_MS)
+        shown = self.page.evaluate("Htx.task && Number(Htx.task.id)")
+        return None if shown is None else int(shown)
+
+    def _answered(self, response: Response) -> dict[str, Any]:
+        answer: dict[str, Any] = response.json()
+        if "errors" not in answer:
+            self.page.get_by_test_id(ACCEPT).wait_for()
+            self._frame()
+        return answer
+
+    def _on_screen(self, column: float, row: float) -> tuple[float, float]:
+        at, size = self._image(LOAD_MS), self.page.evaluate(_NATURAL_SIZE)
+        return at.x + column / size[0] * at.width, at.y + row / size[1] * at.height
+
+    def _image(self, timeout: float) -> Rectangle:
+        """Where the image is, once it has come to rest: panels that open and close move it."""
+        self.page.wait_for_function(_AT_REST, timeout=timeout)
+        return Rectangle(**self.page.evaluate(_PLACE))
+
+    def _frame(self) -> None:
+        """Let the page draw what it has to draw."""
+        self.page.evaluate(
+            "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
+
+
+def _is_suggestion(response: Response) -> bool:
+    return "/interactive-annotating" in response.url
+
+
+_PLACE = """() => {
+  const {x, y, width, height} = document.querySelector('img[alt="image"]').getBoundingClientRect();
+  return {x, y, width, height};
+}"""
+_NATURAL_SIZE = """() => {
+  const image = document.querySelector('img[alt="image"]');
+  return [image.naturalWidth, image.naturalHeight];
+}"""
+# Loaded, and where it was 300 ms ago.
+_AT_REST = """() => {
+  const image = document.querySelector('img[alt="image"]');
+  if (!image || !image.complete || !image.naturalWidth || !document.querySelector('canvas')) {
+    return false;
+  }
+  const {x, y, width, height} = image.getBoundingClientRect();
+  const place = [x, y, width, height].join(' ');
+  if (window.lastPlace !== place || width === 0) {
+    window.lastPlace = place;
+    window.placedAt = performance.now();
+  }
+  return performance.now() - window.placedAt > 300;
+}"""

@@ -1,0 +1,164 @@
+"""The labelling page with the real backend: what a click, the tick and Submit leave behind."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import SecretStr
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+
+from pipeline.connect import connect
+from pipeline.database import make_sessions
+from pipeline.image_source import ImageSource
+from pipeline.label_config import DEFAULT_LABEL_CONFIG
+from pipeline.label_studio import LabelStudio
+from pipeline.masks import Mask
+from pipeline.order import write_round
+from pipeline.regions import mask_of
+from pipeline.settings import LabelStudioSettings, Settings
+from pipeline.store import Store
+from pipeline.sync import reconcile
+from pipeline.tables import Effort, Interaction, Region, Round, RoundItem, Task
+from tests.browser.page import LabelStudioPage
+from tests.editor import backend, settings_for
+from tests.services import LabelStudioServer
+
+pytestmark = pytest.mark.browser
+
+HEIGHT, WIDTH = 240, 320
+
+
+def picture(seed: int) -> bytes:
+    """A bright disc at (160, 120) on a dark, lightly noisy ground; PNG bytes."""
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    pixels = np.random.default_rng(seed).integers(20, 50, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    pixels[(rows - 120) ** 2 + (columns - 160) ** 2 < 50**2] = (240, 200, 60)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def masks(annotation: dict[str, Any]) -> list[Mask]:
+    found = [mask_of(region) for region in annotation["result"]]
+    return [mask for mask in found if mask is not None]
+
+
+def ids(annotation: dict[str, Any]) -> list[str]:
+    """Of the regions that are masks. With the label kept selected, Label Studio repeats an accepted
+    region under the tag of the click."""
+    return [region["id"] for region in annotation["result"] if mask_of(region) is not None]
+
+
+@dataclass(frozen=True)
+class Loop:
+    client: LabelStudio
+    settings: Settings
+    sessions: sessionmaker[Session]
+    project: int
+
+    def task(self, seed: int) -> int:
+        return self.client.upload_image(self.project, f"{seed}.png", picture(seed))
+
+    def reconcile(self) -> None:
+        store = Store(self.settings.store_address)
+        with ImageSource(self.settings, self.client.auth_header) as source:
+            reconcile(self.sessions, self.client, store, source, self.settings, self.project)
+
+
+@pytest.fixture(scope="module")
+def loop(
+    label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Loop]:
+    account = LabelStudioSettings(url=label_studio.url, token=SecretStr(label_studio.token))
+    settings = settings_for(
+        tmp_path_factory.mktemp("home"), password=SecretStr("backend-password")
+    ).model_copy(update={"label_studio": account})
+    with backend(settings) as running, LabelStudio(account) as client:
+        address = settings.backend.model_copy(update={"url": str(running.base_url).rstrip("/")})
+        settings = settings.model_copy(update={"backend": address})
+        project = client.create_project("labelling page", DEFAULT_LABEL_CONFIG)
+        connect(client, settings, project)
+        sessions = make_sessions(settings)
+        yield Loop(client, settings, sessions, project)
+        sessions.kw["bind"].dispose()
+
+
+def test_two_clicks_the_tick_and_submit(loop: Loop, annotator: LabelStudioPage) -> None:
+    task = loop.task(1)
+    annotator.open_task(loop.project, task)
+    annotator.use_smart_tools()
+    annotator.choose("3", "k")
+    first = annotator.click(160, 120)["data"]["result"]
+    second = annotator.click(40, 40, negative=True)["data"]["result"]
+    assert [len(first), len(second)] == [1, 1]
+    assert first[0]["id"] == second[0]["id"]
+    annotator.accept()
+    assert annotator.regions() == 1
+    stored = annotator.submit()
+    assert ids(stored) == [second[0]["id"]]
+    assert np.array_equal(masks(stored)[0], masks({"result": second})[0])
+
+    loop.reconcile()
+    with loop.sessions() as session:
+        region = session.scalars(select(Region)).one()
+        effort = session.get_one(Effort, region.id)
+        prompts = session.get_one(Interaction, region.interaction_id).prompts
+    assert (region.ls_region_id, region.label) == (second[0]["id"], "Object")
+    assert (effort.clicks, effort.negative_clicks, effort.last_iou) == (2, 1, 1.0)
+    assert [prompt["positive"] for prompt in prompts] == [True, False]
+    assert prompts[0]["x"] == pytest.approx(160, abs=2)
+    assert prompts[0]["y"] == pytest.approx(120, abs=2)
+
+
+def test_a_box_asks_the_model_too(loop: Loop, annotator: LabelStudioPage) -> None:
+    annotator.open_task(loop.project, loop.task(2))
+    annotator.use_smart_tools()
+    annotator.choose("5", "r")
+    answer = annotator.drag(100, 60, 220, 180)["data"]["result"]
+    annotator.accept()
+    stored = annotator.submit()
+    assert ids(stored) == [answer[0]["id"]]
+
+
+def test_submit_without_the_tick_is_seen_as_prompts_only(
+    loop: Loop, annotator: LabelStudioPage
+) -> None:
+    task = loop.task(3)
+    annotator.open_task(loop.project, task)
+    annotator.use_smart_tools()
+    annotator.choose("3", "k")
+    annotator.click(160, 120)
+    stored = annotator.submit()
+    assert [region["type"] for region in stored["result"]] == ["keypointlabels"]
+    loop.reconcile()
+    with loop.sessions() as session:
+        assert session.scalars(select(Task.status).where(Task.ls_task_id == task)).one() == "pool"
+
+
+def test_a_task_of_a_round_comes_first_and_can_be_labelled(
+    loop: Loop, annotator: LabelStudioPage
+) -> None:
+    tasks = [loop.task(seed) for seed in range(10, 14)]
+    loop.reconcile()
+    with loop.sessions.begin() as session:
+        row = Round(ls_project_id=loop.project, number=1, settings={})
+        session.add(row)
+        session.flush()
+        chosen = session.scalars(select(Task).where(Task.ls_task_id == tasks[2])).one()
+        session.add(RoundItem(round_id=row.id, task_id=chosen.id, rank=0, reason="hard"))
+        session.flush()
+        write_round(loop.client, session, row)
+    assert annotator.open_next(loop.project) == tasks[2]
+    annotator.use_smart_tools()
+    annotator.choose("3", "k")
+    answer = annotator.click(160, 120)["data"]["result"]
+    annotator.accept()
+    stored = annotator.submit()
+    assert ids(stored) == [answer[0]["id"]]
