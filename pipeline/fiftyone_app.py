@@ -63,24 +63,29 @@ def serve(settings: Settings) -> None:
         if shown is not None and not shown.deleted:
             shown.reload()
 
+    def show_all() -> None:
+        get_state().view = None  # else the front page is whatever view was opened last
+
     async def until_told() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         log.info("FiftyOne at http://%s:%d", host, port)
-        await run(_fronted(app, dataset.slug, refresh), config, shutdown_trigger=stop.wait)
+        fronted = _fronted(app, dataset.slug, refresh, show_all)
+        await run(fronted, config, shutdown_trigger=stop.wait)
 
     asyncio.run(until_told())
 
 
-def _fronted(app: App, slug: str, refresh: Callable[[], None]) -> App:
-    """``app``, whose front page is the dataset instead of a list to choose from, and which calls
-    ``refresh`` whenever a page is opened."""
+def _fronted(app: App, slug: str, refresh: Callable[[], None], show_all: Callable[[], None]) -> App:
+    """``app``, whose front page is the whole dataset instead of a list to choose from, and which
+    calls ``refresh`` whenever a page is opened."""
 
     async def fronted(scope: Any, receive: Any, send: Any) -> None:
         path = scope["path"] if scope["type"] == "http" else None
         if path == "/":
+            show_all()
             query = b"?" + scope["query_string"] if scope["query_string"] else b""
             address = b"/datasets/" + slug.encode() + query
             await send(
