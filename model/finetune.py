@@ -80,17 +80,18 @@ def finetune(
     rng = np.random.default_rng(config.seed)
     tuned.train()
     for step in range(config.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _schedule(step, config.steps)
+        for options in optimizer.param_groups:
+            options["lr"] = config.learning_rate * _schedule(step, config.steps)
         chosen = rng.choice(usable, config.batch, replace=len(usable) < config.batch)
         optimizer.zero_grad(set_to_none=True)
         # Images of different shapes do not stack: each shape is a part of the step.
-        shapes: dict[tuple[int, ...], list[int]] = {}
+        shapes: dict[tuple[int, ...], list[Sample]] = {}
         for i in chosen.tolist():
-            shapes.setdefault(tuple(samples[i][0].features.shape), []).append(i)
-        for group_indices in shapes.values():
-            loss = _loss(tuned, samples, targets, group_indices, rng)
-            (loss * (len(group_indices) / config.batch)).backward()
+            embedding = samples[i][0]  # read once: it may come from a store
+            group = shapes.setdefault(tuple(embedding.features.shape), [])
+            group.append((embedding, targets[i]))
+        for drawn in shapes.values():
+            (_loss(tuned, drawn, rng) * (len(drawn) / config.batch)).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         decay = min(config.ema, (step + 1) / (step + 10))
@@ -104,22 +105,17 @@ def finetune(
     return average
 
 
-def _loss(
-    model: SegNext,
-    samples: Sequence[Sample],
-    targets: list[Mask],
-    indices: list[int],
-    rng: np.random.Generator,
-) -> torch.Tensor:
+def _loss(model: SegNext, drawn: list[Sample], rng: np.random.Generator) -> torch.Tensor:
+    """The episode loss of samples of one shape, their masks at the network's input size."""
     device = model.device
-    chosen = [samples[i][0] for i in indices]
+    chosen = [embedding for embedding, _ in drawn]
     # Cloned: embeddings made under inference mode cannot take part in autograd.
     features = torch.stack([e.features.float().clone() for e in chosen]).to(device)
     skips = tuple(
         torch.stack([e.skips[level].float().clone() for e in chosen]).to(device)
         for level in range(len(chosen[0].skips))
     )
-    masks = np.stack([targets[i] for i in indices])
+    masks = np.stack([mask for _, mask in drawn])
     return episode_loss(model, features, skips, masks, np.ones_like(masks), rng)
 
 
