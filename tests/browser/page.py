@@ -34,7 +34,6 @@ class LabelStudioPage:
     def __init__(self, page: Page, server: LabelStudioServer) -> None:
         self.page = page
         self.server = server
-        self._task: int | None = None
 
     def log_in(self) -> None:
         self.page.goto(f"{self.server.url}/user/login/", timeout=LOAD_MS)
@@ -45,14 +44,21 @@ class LabelStudioPage:
 
     def open_task(self, project: int, task: int) -> None:
         """Open one task from the data manager."""
-        self._task = task
-        self._open(f"/projects/{project}/data?task={task}")
+        self.page.goto(f"{self.server.url}/projects/{project}/data?task={task}", timeout=LOAD_MS)
+        self._wait_for_editor()
 
     def open_next(self, project: int) -> int:
         """Press "Label All Tasks": open what Label Studio hands out next; the task's id."""
-        self._task = self._open(f"/projects/{project}/data?labeling=1")
-        assert self._task is not None, "Label Studio handed out no task"
-        return self._task
+        # The address this leads to is no way around the button: opened by itself, it hands tasks
+        # out in the order of the open tab.
+        self.page.goto(f"{self.server.url}/projects/{project}/data", timeout=LOAD_MS)
+        with self.page.expect_response(
+            lambda response: "id=next_task" in response.url, timeout=LOAD_MS
+        ) as answer:
+            self.page.get_by_role("button", name="Label All Tasks").click(timeout=LOAD_MS)
+        assert answer.value.ok, f"Label Studio handed out no task: {answer.value.text()}"
+        self._wait_for_editor()
+        return int(answer.value.json()["id"])
 
     def use_smart_tools(self) -> None:
         """Switch Auto-Annotation on, and have the label stay selected from click to click."""
@@ -127,13 +133,9 @@ class LabelStudioPage:
     def screenshot(self, path: Path) -> None:
         self.page.screenshot(path=path)
 
-    def _open(self, path: str) -> int | None:
-        """Open a page with the editor on it; the id of the task it shows."""
-        self.page.goto(self.server.url + path, timeout=LOAD_MS)
+    def _wait_for_editor(self) -> None:
         self.page.get_by_test_id(AUTO_ANNOTATION).wait_for(state="attached", timeout=LOAD_MS)
         self._image(LOAD_MS)
-        shown = self.page.evaluate("Htx.task && Number(Htx.task.id)")
-        return None if shown is None else int(shown)
 
     def _answered(self, response: Response) -> dict[str, Any]:
         answer: dict[str, Any] = response.json()
