@@ -26,6 +26,7 @@ __all__ = ["label_studio"]
 
 pytestmark = pytest.mark.integration
 
+
 @pytest.fixture(scope="module")
 def handshake() -> Iterator[Handshake]:
     with Handshake() as server:
