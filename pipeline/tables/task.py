@@ -25,9 +25,7 @@ class Task(Base):
     image_id: Mapped[int | None] = mapped_column(ForeignKey("image.id"), index=True)
     url: Mapped[str] = mapped_column(Text)  # the value of the task's image field
     status: Mapped[TaskStatus] = mapped_column(
-        Enum(
-            "pool", "queued", "accepted", "skipped", "deleted", native_enum=False, length=16
-        ),
+        Enum("pool", "queued", "accepted", "skipped", "deleted", native_enum=False, length=16),
         default="pool",
         index=True,
     )

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +12,12 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-import numpy as np
 import psutil
 import pytest
-from PIL import Image as Pillow
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from pipeline.mirror import mirror
+from tests.browser.fiftyone_page import PATIENCE, green_share, samples, visit, wait_for_green
 from tests.mirror_world import World, accept, make_world
 from tests.mongod import free_port, mongod_uri
 
@@ -29,18 +25,8 @@ __all__ = ["mongod_uri"]  # pytest finds the fixture here
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_SECONDS = 90
-PATIENCE = 60_000  # ms for the page, on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +47,11 @@ def server(world: World) -> Iterator[psutil.Popen]:
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("no Chromium: install chromium to run the browser tests")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        opened = browser.new_page(viewport={"width": 1400, "height": 900})
-        opened.set_default_timeout(PATIENCE)
-        yield opened
-        browser.close()
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    context.set_default_timeout(PATIENCE)
+    yield context.new_page()
+    context.close()
 
 
 def start(world: World, port: int) -> psutil.Popen:
@@ -101,54 +82,28 @@ def start(world: World, port: int) -> psutil.Popen:
     pytest.fail((settings.home / "app.log").read_text())
 
 
-def visit(page: Page, world: World, path: str = "") -> None:
-    page.goto(f"http://127.0.0.1:{world.settings.fiftyone.port}/{path}")
-    dismiss = page.get_by_text("Dismiss", exact=True)
-    page.get_by_text(re.compile(r"^\d+ samples?$|^No samples yet$")).first.wait_for()
-    if dismiss.is_visible():  # an advertisement that takes every click
-        dismiss.click()
-
-
-def green_share(page: Page) -> float:
-    """Share of the page's grid that has the colour of accepted masks, laid over a photograph."""
-    shot = Pillow.open(io.BytesIO(page.screenshot())).convert("RGB")
-    red, green, blue = np.moveaxis(np.asarray(shot, dtype=int)[130:, 310:], 2, 0)
-    return float(((green > red + 20) & (green > blue + 20)).mean())
-
-
-def wait_for_green(page: Page, least: float) -> None:
-    deadline = time.monotonic() + PATIENCE / 1000
-    while (share := green_share(page)) < least:
-        assert time.monotonic() < deadline, f"masks cover {share:.2%} of the grid"
-        page.wait_for_timeout(250)
-
-
-def samples(page: Page, count: int) -> None:
-    expect(page.get_by_text(f"{count} samples", exact=True)).to_be_visible(timeout=PATIENCE)
-
-
 def test_the_app_opens_on_the_dataset_before_anything_is_mirrored(
     server: psutil.Popen, page: Page, world: World
 ) -> None:
-    visit(page, world)
+    visit(page, world.settings)
     expect(page.get_by_text("No samples yet")).to_be_visible()
     assert page.url.endswith("/datasets/app-test")
 
 
 def test_masks_are_seen_at_once(server: psutil.Popen, page: Page, world: World) -> None:
     mirror(world.sessions, world.store, world.settings)
-    visit(page, world)
+    visit(page, world.settings)
     samples(page, 12)
     wait_for_green(page, 0.01)
 
 
 def test_next_round_is_there_in_its_order(server: psutil.Popen, page: Page, world: World) -> None:
     mirror(world.sessions, world.store, world.settings)
-    visit(page, world, "datasets/app-test?view=next-round")
+    visit(page, world.settings, "datasets/app-test?view=next-round")
     samples(page, 3)
     expect(page.locator("input[value=next_round], :text('next_round')").first).to_be_visible()
     assert green_share(page) < 0.005  # nothing in it is labelled
-    visit(page, world)  # a link to a view leaves the front page as it is
+    visit(page, world.settings)  # a link to a view leaves the front page as it is
     samples(page, 12)
 
 
@@ -156,7 +111,7 @@ def test_a_mask_mirrored_later_is_seen_after_loading_the_page_again(
     server: psutil.Popen, page: Page, world: World
 ) -> None:
     mirror(world.sessions, world.store, world.settings)
-    visit(page, world, "datasets/app-test?view=accepted")
+    visit(page, world.settings, "datasets/app-test?view=accepted")
     samples(page, 4)
     with world.sessions.begin() as session:
         accept(session, world.task_ids[9])

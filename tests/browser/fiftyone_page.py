@@ -1,0 +1,41 @@
+"""FiftyOne's App, looked at as the data team does: the grid, its colours, the number of samples."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+
+import numpy as np
+from PIL import Image as Pillow
+from playwright.sync_api import Page, expect
+
+from pipeline.settings import Settings
+
+PATIENCE = 60_000  # ms for the page, on a busy machine
+
+
+def visit(page: Page, settings: Settings, path: str = "") -> None:
+    page.goto(f"http://127.0.0.1:{settings.fiftyone.port}/{path}")
+    dismiss = page.get_by_text("Dismiss", exact=True)
+    page.get_by_text(re.compile(r"^\d+ samples?$|^No samples yet$")).first.wait_for()
+    if dismiss.is_visible():  # an advertisement that takes every click
+        dismiss.click()
+
+
+def green_share(page: Page) -> float:
+    """Share of the page's grid that has the colour of accepted masks, laid over a photograph."""
+    shot = Pillow.open(io.BytesIO(page.screenshot())).convert("RGB")
+    red, green, blue = np.moveaxis(np.asarray(shot, dtype=int)[130:, 310:], 2, 0)
+    return float(((green > red + 20) & (green > blue + 20)).mean())
+
+
+def wait_for_green(page: Page, least: float) -> None:
+    deadline = time.monotonic() + PATIENCE / 1000
+    while (share := green_share(page)) < least:
+        assert time.monotonic() < deadline, f"masks cover {share:.2%} of the grid"
+        page.wait_for_timeout(250)
+
+
+def samples(page: Page, count: int) -> None:
+    expect(page.get_by_text(f"{count} samples", exact=True)).to_be_visible(timeout=PATIENCE)
