@@ -12,21 +12,33 @@ from pipeline.errors import LabelConfigError
 
 # Smart tools are smartOnly, else a label's hotkey picks the tool that asks no model. Brush tags are
 # smart="false", because Label Studio offers every brush as a smart one and sends none of them.
+# The smart tags come first, so that the digits nearest the hand choose them.
 DEFAULT_LABEL_CONFIG = """\
 <View>
+  <View style="display: flex; flex-wrap: wrap; column-gap: 32px">
+    <View style="display: flex; align-items: center; gap: 8px">
+      <Header size="6" value="Click: K"/>
+      <KeyPointLabels name="click" toName="image" smart="true" smartOnly="true" strokeWidth="6">
+        <Label value="Object" background="#d1495b"/>
+        <Label value="Other" background="#2a9d8f"/>
+      </KeyPointLabels>
+    </View>
+    <View style="display: flex; align-items: center; gap: 8px">
+      <Header size="6" value="Box: R"/>
+      <RectangleLabels name="box" toName="image" smart="true" smartOnly="true">
+        <Label value="Object" background="#d1495b"/>
+        <Label value="Other" background="#2a9d8f"/>
+      </RectangleLabels>
+    </View>
+    <View style="display: flex; align-items: center; gap: 8px">
+      <Header size="6" value="Paint: B"/>
+      <BrushLabels name="mask" toName="image" smart="false">
+        <Label value="Object" background="#d1495b"/>
+        <Label value="Other" background="#2a9d8f"/>
+      </BrushLabels>
+    </View>
+  </View>
   <Image name="image" value="$image" zoom="true" zoomControl="true" rotateControl="false"/>
-  <BrushLabels name="mask" toName="image" smart="false">
-    <Label value="Object" background="#d1495b"/>
-    <Label value="Other" background="#2a9d8f"/>
-  </BrushLabels>
-  <KeyPointLabels name="click" toName="image" smart="true" smartOnly="true" strokeWidth="6">
-    <Label value="Object" background="#d1495b"/>
-    <Label value="Other" background="#2a9d8f"/>
-  </KeyPointLabels>
-  <RectangleLabels name="box" toName="image" smart="true" smartOnly="true">
-    <Label value="Object" background="#d1495b"/>
-    <Label value="Other" background="#2a9d8f"/>
-  </RectangleLabels>
 </View>
 """
 MAX_CONFIG_CHARACTERS = 1_000_000

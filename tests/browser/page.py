@@ -62,14 +62,18 @@ class LabelStudioPage:
 
     def use_smart_tools(self) -> None:
         """Switch Auto-Annotation on, and have the label stay selected from click to click."""
-        self.page.get_by_test_id(AUTO_ANNOTATION).check(force=True)
+        # Right after a task has opened, the page may draw the switch anew and lose the press.
+        toggle = self.page.get_by_test_id(AUTO_ANNOTATION)
+        while not toggle.is_checked():
+            toggle.click(force=True)
+            self.page.wait_for_timeout(300)
         self.page.get_by_test_id("bottombar-settings-button").click()
         self.page.locator("label", has_text=KEEP_LABEL).locator("input").check(force=True)
         self.page.keyboard.press("Escape")
         self.page.get_by_text(KEEP_LABEL).wait_for(state="hidden")
 
     def choose(self, *keys: str) -> None:
-        """Press the keys of a label and a tool, such as ``"3", "k"``."""
+        """Press the keys of a label and a tool, such as ``"1", "k"``."""
         # Hotkeys are dead while an input has the focus, as a switch does that was just pressed.
         self.page.evaluate("document.activeElement.blur()")
         for key in keys:

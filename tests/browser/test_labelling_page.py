@@ -94,7 +94,7 @@ def test_two_clicks_the_tick_and_submit(loop: Loop, annotator: LabelStudioPage) 
     task = loop.task(1)
     annotator.open_task(loop.project, task)
     annotator.use_smart_tools()
-    annotator.choose("3", "k")
+    annotator.choose("1", "k")
     first = annotator.click(160, 120)["data"]["result"]
     second = annotator.click(40, 40, negative=True)["data"]["result"]
     assert [len(first), len(second)] == [1, 1]
@@ -120,7 +120,7 @@ def test_two_clicks_the_tick_and_submit(loop: Loop, annotator: LabelStudioPage) 
 def test_a_box_asks_the_model_too(loop: Loop, annotator: LabelStudioPage) -> None:
     annotator.open_task(loop.project, loop.task(2))
     annotator.use_smart_tools()
-    annotator.choose("5", "r")
+    annotator.choose("3", "r")
     answer = annotator.drag(100, 60, 220, 180)["data"]["result"]
     annotator.accept()
     stored = annotator.submit()
@@ -133,7 +133,7 @@ def test_submit_without_the_tick_is_seen_as_prompts_only(
     task = loop.task(3)
     annotator.open_task(loop.project, task)
     annotator.use_smart_tools()
-    annotator.choose("3", "k")
+    annotator.choose("1", "k")
     annotator.click(160, 120)
     stored = annotator.submit()
     assert [region["type"] for region in stored["result"]] == ["keypointlabels"]
@@ -157,7 +157,7 @@ def test_a_task_of_a_round_comes_first_and_can_be_labelled(
         write_round(loop.client, session, row)
     assert annotator.open_next(loop.project) == tasks[2]
     annotator.use_smart_tools()
-    annotator.choose("3", "k")
+    annotator.choose("1", "k")
     answer = annotator.click(160, 120)["data"]["result"]
     annotator.accept()
     stored = annotator.submit()

@@ -200,7 +200,7 @@ def test_a_click_an_alt_click_the_tick_and_submit(loop: Loop, annotator: LabelSt
     rows, columns = np.nonzero(disk)
     annotator.open_task(loop.project, loop.clicked)
     annotator.use_smart_tools()
-    annotator.choose("3", "k")
+    annotator.choose("1", "k")
     (first,) = annotator.click(columns.mean(), rows.mean())["data"]["result"]
     covered = mask_of(first)
     assert covered is not None
@@ -262,7 +262,7 @@ def test_accepted_masks_train_a_model_that_the_gate_lets_serve(
     task = next(t for t in loop.objects if t not in (*loop.labelled, loop.clicked))
     rows, columns = np.nonzero(loop.objects[task])
     annotator.open_task(loop.project, task)
-    annotator.choose("3", "k")
+    annotator.choose("1", "k")
     answer = annotator.click(columns.mean(), rows.mean())["data"]
     assert answer["model_version"] == name
     learned = mask_of(answer["result"][0])
