@@ -113,6 +113,12 @@ def released_config(config: Any, state: dict[str, Tensor]) -> SegNextConfig:
         fusion = params.get("fusion_params") or {}
         size = backbone["img_size"]
         shape = fusion.get("params") or {}
+        mean, std = params.get("norm_mean_std") or (SegNextConfig.mean, SegNextConfig.std)
+        if not params.get("use_disks", True):
+            raise CheckpointError(
+                "The released checkpoint was trained with distance maps, not disks, for clicks; "
+                "give one that was trained with disks."
+            )
         return SegNextConfig(
             encoder="vit",
             size=size[0] if isinstance(size, (tuple, list)) else size,
@@ -128,6 +134,8 @@ def released_config(config: Any, state: dict[str, Tensor]) -> SegNextConfig:
             neck=tuple(neck["out_dims"]),
             head=state["head.seg_conv.weight"].shape[1],
             radius=params.get("norm_radius", 5),
+            mean=tuple(mean),
+            std=tuple(std),
         )
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise CheckpointError(

@@ -39,9 +39,6 @@ class MobileNetEncoder(nn.Module):
     convolutions.
     """
 
-    mean = (0.5, 0.5, 0.5)
-    std = (0.5, 0.5, 0.5)
-
     def __init__(self, config: SegNextConfig) -> None:
         super().__init__()
         self.backbone = timm.create_model(

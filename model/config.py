@@ -35,6 +35,7 @@ class SegNextConfig:
         radius: of a click's disk, in pixels of the network's input.
         detail: channels of the stride-4 refinement; 0: none, as in the released shape.
         threshold: probability above which a pixel belongs to the mask.
+        mean, std: of the network's input, per RGB channel of values in [0, 1].
     """
 
     encoder: Literal["vit", "mobilenetv2"] = "vit"
@@ -55,6 +56,8 @@ class SegNextConfig:
     radius: int = 5
     detail: int = 0
     threshold: float = 0.49
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
         numbers = (self.size, self.dim, self.heads, self.fusion_heads, self.head, self.radius)
@@ -66,6 +69,8 @@ class SegNextConfig:
             )
         if not (0 <= self.depth <= 100 and 0 <= self.fusion_depth <= 100 and len(self.neck) == 4):
             raise CheckpointError("The network's config asks for a depth out of range.")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
+            raise CheckpointError("The network's config holds no mean and std of three channels.")
         if self.encoder not in ("vit", "mobilenetv2") or self.fusion not in (
             "self_attention",
             "naive",
@@ -84,9 +89,10 @@ class SegNextConfig:
         """
         try:
             values: dict[str, Any] = json.loads(text)
-            values["neck"] = tuple(values["neck"])
+            for name, value in values.items():
+                values[name] = tuple(value) if isinstance(value, list) else value
             return cls(**values)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"The checkpoint's config cannot be read ({error}).") from None
 
 
@@ -105,4 +111,6 @@ SMALL = SegNextConfig(
     head=64,
     dropout=0.0,
     detail=48,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
 )

@@ -188,8 +188,8 @@ class SegNext(nn.Module):
 
     def preprocess_crop(self, crop: npt.NDArray[np.uint8]) -> Tensor:
         """uint8 ``[H, W, 3]`` -> float32 ``[3, H, W]``, normalised, not resized."""
-        mean = torch.tensor(self.backbone.mean)[:, None, None]
-        std = torch.tensor(self.backbone.std)[:, None, None]
+        mean = torch.tensor(self.config.mean)[:, None, None]
+        std = torch.tensor(self.config.std)[:, None, None]
         tensor = torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1).float() / 255
         return (tensor - mean) / std
 

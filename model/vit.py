@@ -27,9 +27,6 @@ class ViTEncoder(nn.Module):
     others attend inside ``grid // pretrain_grid`` windows a side.
     """
 
-    mean = (0.485, 0.456, 0.406)
-    std = (0.229, 0.224, 0.225)
-
     def __init__(self, config: SegNextConfig) -> None:
         super().__init__()
         grid = config.size // PATCH
