@@ -57,14 +57,14 @@ def accepted_masks(annotation: Json) -> tuple[list[AcceptedMask], tuple[str, ...
         return [], ()
     masks: dict[str, AcceptedMask] = {}
     problems = []
-    for region in annotation.get("result") or []:
+    for place, region in enumerate(annotation.get("result") or []):
+        region_id = str(region.get("id") or f"#{place}")  # one made through the API may lack it
         try:
             mask = mask_of(region)
         except (RleError, ImageError) as error:
-            problems.append(f"Region {region.get('id')}: {error}")
+            problems.append(f"Region {region_id}: {error}")
             continue
         if mask is not None and mask.any():
-            region_id = str(region["id"])
             masks[region_id] = AcceptedMask(region_id, label_of(region) or "", mask)
     return list(masks.values()), tuple(problems)
 

@@ -41,16 +41,6 @@ class Parts:
                 session, self.store, self.source, self.settings, task, annotation
             )
 
-    def image_field(self, project_id: int) -> str:
-        """The field of a task's data that holds the image's address."""
-        project = self.client.project(project_id)
-        if project is None:
-            raise LabelStudioError(
-                f"Label Studio at {self.client.url} has no project {project_id}; "
-                "set label_studio.project to one it has."
-            )
-        return read_label_config(project["label_config"]).image_field
-
 
 def work(parts: Parts, action: str, payload: Json) -> list[str]:
     """Do what one webhook delivery asks for; sentences about regions that could not be read.
@@ -68,10 +58,10 @@ def work(parts: Parts, action: str, payload: Json) -> list[str]:
                 remove_annotations(session, _ids(payload.get("annotations")))
         case "TASKS_CREATED":
             project_id = int(payload["project"]["id"])
-            image_field = parts.image_field(project_id)
+            field = image_field(parts.client, project_id)
             with parts.sessions.begin() as session:
                 for task in payload.get("tasks") or []:
-                    task_of(session, project_id, task["id"], task["data"], image_field)
+                    task_of(session, project_id, task["id"], task["data"], field)
         case "TASKS_DELETED":
             gone = select(Task).where(Task.ls_task_id.in_(_ids(payload.get("tasks"))))
             with parts.sessions.begin() as session:
@@ -85,15 +75,35 @@ def work(parts: Parts, action: str, payload: Json) -> list[str]:
     return []
 
 
+def image_field(client: LabelStudio, project_id: int) -> str:
+    """The field of a task's data that holds the image's address.
+
+    Raises:
+        LabelStudioError: out of reach, or no such project.
+        LabelConfigError: the project's labelling config shows no image.
+    """
+    project = client.project(project_id)
+    if project is None:
+        raise LabelStudioError(
+            f"Label Studio at {client.url} has no project {project_id}; "
+            "set label_studio.project to one it has."
+        )
+    return read_label_config(str(project["label_config"])).image_field
+
+
 def task_of(
-    session: Session, project_id: int, ls_task_id: int, data: dict[str, Any], image_field: str
+    session: Session, project_id: int, ls_task_id: int, data: dict[str, Any], field: str
 ) -> Task:
-    """The row of a task as Label Studio shows it, made when there is none."""
-    url = data.get(image_field)
+    """The row of a task as Label Studio shows it, made when there is none.
+
+    Args:
+        field: of ``data``, with the image's address.
+    """
+    url = data.get(field)
     task = task_row(session, project_id, ls_task_id, url if isinstance(url, str) else "")
     if not task.url:
         task.problem = (
-            f"The task has no address in its field {image_field!r}, where the labelling config "
+            f"The task has no address in its field {field!r}, where the labelling config "
             "looks for the image; add it to the task's data."
         )
     return task
@@ -114,9 +124,9 @@ def _look_at(parts: Parts, ls_annotation_id: int) -> tuple[str, ...]:
         found = parts.client.task(ls_task_id)
         if found is None:
             return ()  # deleted meanwhile, the annotation with it
-        image_field = parts.image_field(project_id)
+        field = image_field(parts.client, project_id)
         with parts.sessions.begin() as session:
-            known = task_of(session, project_id, ls_task_id, found["data"], image_field)
+            known = task_of(session, project_id, ls_task_id, found["data"], field)
     return parts.apply(known.id, annotation).problems
 
 

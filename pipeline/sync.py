@@ -6,6 +6,7 @@ that after it our rows equal a fresh export whatever the webhooks did.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,11 +18,13 @@ from model.errors import MaskloopError
 from pipeline.accepted import remove_annotations, remove_tasks, set_status
 from pipeline.catalog import Source
 from pipeline.errors import UnknownRecordError
-from pipeline.events import Parts, task_of, work
+from pipeline.events import Parts, image_field, task_of, work
 from pipeline.label_studio import LabelStudio, RemoteTask
 from pipeline.settings import Settings
 from pipeline.store import Store
 from pipeline.tables import Annotation, Event, Task, now
+
+log = logging.getLogger(__name__)
 
 # An event this old that nobody finished lost its message, and reconcile works on it.
 OVERDUE = timedelta(minutes=1)
@@ -68,8 +71,8 @@ def handle_event(
     try:
         problems = work(parts, event.action, event.payload)
     except Exception as error:
-        reason = str(error) if isinstance(error, MaskloopError) else f"unexpected: {error!r}"
-        _close(sessions, event_id, reason, done=now() - event.received_at > GIVE_UP)
+        done = now() - event.received_at > GIVE_UP
+        _close(sessions, event_id, _sentence(error), done=done)
         raise
     _close(sessions, event_id, "; ".join(problems) or None, done=True)
 
@@ -93,17 +96,21 @@ def reconcile(
     """
     parts = Parts(sessions, client, store, source, settings)
     finished, problems = _finish_events(parts)
-    image_field = parts.image_field(project_id)
+    field = image_field(client, project_id)
     with sessions() as session:  # before Label Studio is asked, as for annotations below
-        before = set(session.scalars(select(Task.id).where(Task.ls_project_id == project_id)))
+        living = select(Task.ls_task_id, Task.id).where(
+            Task.ls_project_id == project_id, Task.status != "deleted"
+        )
+        before = {ls_task_id: task_id for ls_task_id, task_id in session.execute(living)}
     remote = {task.id: task for task in client.tasks(project_id)}
-    new, gone, stale = _compare_tasks(parts, project_id, remote, before, image_field)
+    gone = _remove_missing(parts, before, remote)
+    new, stale = _compare_tasks(parts, project_id, remote, field)
     changed = deleted = 0
     for task_id in stale:
         try:
             task_changed, task_deleted, damaged = _reconcile_task(parts, task_id, remote)
-        except MaskloopError as error:
-            problems.append(str(error))
+        except Exception as error:  # one task, whatever is wrong with it, must not stop the rest
+            problems.append(_sentence(error))
             continue
         changed, deleted = changed + task_changed, deleted + task_deleted
         problems += damaged
@@ -142,40 +149,46 @@ def _finish_events(parts: Parts) -> tuple[int, list[str]]:
                 parts.sessions, parts.client, parts.store, parts.source, parts.settings, event_id
             )
             finished += 1
-        except MaskloopError as error:
-            problems.append(f"Event {event_id}: {error}")
+        except Exception as error:  # nor may one event
+            problems.append(f"Event {event_id}: {_sentence(error)}")
     return finished, problems
 
 
+def _remove_missing(
+    parts: Parts, before: Mapping[int, int], remote: Collection[int]
+) -> int:
+    """Remove those of the tasks ``before`` (Label Studio's id to ours) that were deleted there.
+
+    One deleted while the listing was read moves the next page by one, and a task between the pages
+    is in neither: so each task that is missing is asked for by its id.
+    """
+    missing = before.keys() - remote
+    gone = [before[ls_task_id] for ls_task_id in missing if parts.client.task(ls_task_id) is None]
+    with parts.sessions.begin() as session:
+        return remove_tasks(session, [session.get_one(Task, task_id) for task_id in gone])
+
+
 def _compare_tasks(
-    parts: Parts,
-    project_id: int,
-    remote: Mapping[int, RemoteTask],
-    before: Collection[int],
-    image_field: str,
-) -> tuple[int, int, list[int]]:
-    """How many tasks are new, how many deleted, and the row ids of those to look into."""
+    parts: Parts, project_id: int, remote: Mapping[int, RemoteTask], field: str
+) -> tuple[int, list[int]]:
+    """How many tasks are new, and the row ids of those to look into."""
     with parts.sessions.begin() as session:
         rows = {
             row.ls_task_id: row
             for row in session.scalars(select(Task).where(Task.ls_project_id == project_id))
         }
-        gone = remove_tasks(
-            session,
-            [row for row in rows.values() if row.ls_task_id not in remote and row.id in before],
-        )
         stale = []
         for found in remote.values():
             row = rows.get(found.id)
-            if row is None or row.url != found.data.get(image_field):
-                row = task_of(session, project_id, found.id, found.data, image_field)
-            if row.status == "deleted":  # the listing it was missing from was wrong
-                row.status = "pool"
+            if row is None or row.url != found.data.get(field):
+                row = task_of(session, project_id, found.id, found.data, field)
+            if row.status == "deleted":  # whoever said so was wrong, or Label Studio was restored
+                row.status, row.reconciled_at = "pool", None
                 set_status(session, row)
             if row.reconciled_at != found.updated_at:
                 stale.append(row)
         session.flush()
-        return len(remote.keys() - rows.keys()), gone, [row.id for row in stale]
+        return len(remote.keys() - rows.keys()), [row.id for row in stale]
 
 
 def _reconcile_task(
@@ -206,6 +219,13 @@ def _reconcile_task(
         deleted,
         [problem for each in applied for problem in each.problems],
     )
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, MaskloopError):
+        return str(error)
+    log.error("unexpected while following Label Studio", exc_info=error)
+    return f"unexpected: {error!r}"
 
 
 def _close(
