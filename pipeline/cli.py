@@ -145,7 +145,7 @@ def select(
     runtime = _runtime()
     project_id = runtime.project(project)
     if background:
-        _send(runtime, SELECT, project_id, as_json=as_json)
+        _send(runtime, SELECT, project_id, *([size] if size else []), as_json=as_json)
         return
     from pipeline.selecting import select_round
 

@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 from model.errors import MaskloopError
 from model.progress import Progress, silent
 from pipeline import versions
-from pipeline.catalog import task_image, task_row
-from pipeline.errors import LabelStudioError, UnknownRecordError
-from pipeline.label_config import read_label_config
+from pipeline.catalog import task_image
+from pipeline.errors import UnknownRecordError
+from pipeline.events import image_field, task_of
 from pipeline.runtime import Runtime
 from pipeline.tables import Embedding, Task
 
@@ -48,27 +48,18 @@ def encode_task(runtime: Runtime, task_id: int) -> int:
 
 
 def register_tasks(runtime: Runtime, project_id: int) -> list[int]:
-    """A row for every task of a Label Studio project; returns the rows' ids.
+    """A row for every task of a Label Studio project; returns the ids of those with an address.
 
     Raises:
         LabelStudioError: out of reach, or no such project.
         LabelConfigError: the project's labelling config shows no image.
     """
-    project = runtime.label_studio.project(project_id)
-    if project is None:
-        raise LabelStudioError(
-            f"Label Studio has no project {project_id}; check the number and the token's rights."
-        )
-    field = read_label_config(str(project["label_config"])).image_field
-    remote = [
-        (task.id, str(task.data[field]))
-        for task in runtime.label_studio.tasks(project_id)
-        if task.data.get(field)
-    ]
+    field = image_field(runtime.label_studio, project_id)
+    remote = list(runtime.label_studio.tasks(project_id))
     with runtime.sessions.begin() as session:
-        rows = [task_row(session, project_id, ls_id, url) for ls_id, url in remote]
+        rows = [task_of(session, project_id, task.id, task.data, field) for task in remote]
         session.flush()
-        return [row.id for row in rows]
+        return [row.id for row in rows if row.url]
 
 
 def encode_project(runtime: Runtime, project_id: int, progress: Progress = silent) -> EncodeReport:
@@ -90,13 +81,19 @@ def encode_project(runtime: Runtime, project_id: int, progress: Progress = silen
     return EncodeReport(len(rows), len(rows) - len(problems), problems)
 
 
-def waiting_tasks(session: Session, project_id: int | None = None) -> list[int]:
+def waiting_tasks(
+    session: Session, project_id: int | None = None, *, again: bool = False
+) -> list[int]:
     """Ids of task rows whose image the serving version's encoder has not seen, oldest first.
 
-    Tasks with a problem are left out: they wait for a person, not for another try.
+    Args:
+        project_id: of this project only.
+        again: with those whose image could not be used at the last try.
     """
     version = versions.serving(session)
-    statement = select(Task.id).where(Task.problem.is_(None), Task.status != "deleted")
+    statement = select(Task.id).where(Task.url != "", Task.status != "deleted")
+    if not again:
+        statement = statement.where(Task.problem.is_(None))
     if version is not None:
         encoded = select(Embedding.image_id).where(Embedding.encoder == version.encoder)
         statement = statement.where(Task.image_id.is_(None) | Task.image_id.not_in(encoded))

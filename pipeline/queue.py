@@ -26,7 +26,7 @@ HANDLE_EVENT = "maskloop.handle_event"  # (id of an event row)
 RECONCILE = "maskloop.reconcile"
 FINETUNE = "maskloop.finetune"
 FINETUNE_IF_DUE = "maskloop.finetune_if_due"
-SELECT = "maskloop.select"  # (Label Studio's project id)
+SELECT = "maskloop.select"  # (Label Studio's project id[, tasks in the round])
 MIRROR = "maskloop.mirror"
 
 EVENTS_QUEUE = "events"

@@ -60,11 +60,14 @@ def reconcile() -> Result:
 
 @loop_task(queue.ENCODE_PROJECT)
 def encode_project(project_id: int) -> Result:
-    """Have every image of a project encoded: one message each, so that workers share them."""
+    """Have every image of a project encoded: one message each, so that workers share them.
+
+    Those that failed are tried again: an image server that was down is up by now.
+    """
     from pipeline.encoding import register_tasks
 
     register_tasks(runtime(), project_id)
-    return {"sent": _send_waiting(runtime(), project_id)}
+    return {"sent": _send_waiting(runtime(), project_id, again=True)}
 
 
 @loop_task(queue.ENCODE_TASK)
@@ -101,12 +104,12 @@ def finetune() -> Result:
 
 
 @loop_task(queue.SELECT)
-def select(project_id: int) -> Result:
+def select(project_id: int, size: int | None = None) -> Result:
     """Choose the next round and hand it to Label Studio in that order."""
     from pipeline.selecting import select_round
 
     message = str(current_task.request.id)
-    result = select_round(runtime(), project_id, message=message)
+    result = select_round(runtime(), project_id, size=size, message=message)
     runtime().enqueuer.send(queue.MIRROR)  # the data team sees the round it is about
     return result
 
@@ -120,14 +123,14 @@ def mirror() -> Result:
     return asdict(mirror(with_.sessions, with_.store, with_.settings))
 
 
-def _send_waiting(with_: Runtime, project_id: int | None = None) -> int:
+def _send_waiting(with_: Runtime, project_id: int | None = None, *, again: bool = False) -> int:
     """Send the images that are not encoded yet; returns how many."""
     from pipeline.encoding import waiting_tasks
 
     if with_.enqueuer.waiting()[queue.ENCODE_QUEUE]:
         return 0  # they are on their way; the next reconcile sees what is left
     with with_.sessions() as session:
-        rows = waiting_tasks(session, project_id)
+        rows = waiting_tasks(session, project_id, again=again)
     for row in rows:
         with_.enqueuer.send(queue.ENCODE_TASK, row)
     return len(rows)

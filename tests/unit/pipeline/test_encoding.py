@@ -43,11 +43,13 @@ def test_a_task_waits_until_it_is_encoded(loop: Loop) -> None:
         assert session.query(Embedding).count() == 1
 
 
-def test_a_task_whose_image_is_gone_waits_for_a_person(loop: Loop) -> None:
+def test_a_task_whose_image_is_gone_waits_until_it_is_asked_for_again(loop: Loop) -> None:
     row = add(loop, 1, "gone.png")
     with pytest.raises(ImageSourceError):
         encode_task(loop.runtime, row)
     assert waiting(loop) == []
+    with loop.runtime.sessions() as session:
+        assert waiting_tasks(session, 1, again=True) == [row]
     with loop.runtime.sessions() as session:
         assert session.get_one(Task, row).problem
 
