@@ -154,9 +154,7 @@ def _finish_events(parts: Parts) -> tuple[int, list[str]]:
     return finished, problems
 
 
-def _remove_missing(
-    parts: Parts, before: Mapping[int, int], remote: Collection[int]
-) -> int:
+def _remove_missing(parts: Parts, before: Mapping[int, int], remote: Collection[int]) -> int:
     """Remove those of the tasks ``before`` (Label Studio's id to ours) that were deleted there.
 
     One deleted while the listing was read moves the next page by one, and a task between the pages

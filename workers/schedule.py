@@ -7,7 +7,6 @@ from typing import Any
 from pipeline import queue
 from pipeline.settings import Settings
 
-
 AGAIN_SECONDS = 3600  # between two tries of images that could not be fetched
 
 
