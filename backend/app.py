@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import text
 
+from backend import page
 from backend.auth import BasicAuth
 from backend.click import answer_click
 from backend.context import read_question
@@ -33,6 +34,8 @@ from pipeline import registry
 from pipeline.errors import UnknownRecordError
 from pipeline.label_config import read_label_config
 from pipeline.settings import Settings, load_settings
+from pipeline.status import status
+from pipeline.tables import now
 
 log = logging.getLogger(__name__)
 
@@ -57,19 +60,28 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(title="maskloop", lifespan=lifespan, openapi_url=None)
     answer_errors(app, metrics)
-    app.include_router(_open_routes())
-    app.include_router(_routes(), dependencies=[Depends(BasicAuth(settings.backend))])
+    let_in = BasicAuth(settings.backend)
+    app.include_router(_open_routes(let_in))
+    app.include_router(_routes(), dependencies=[Depends(let_in)])
     return app
 
 
-def _open_routes() -> APIRouter:
+def _open_routes(let_in: BasicAuth) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/")
     @router.get("/health")
     async def health() -> dict[str, str]:
         """That the process answers. Touches nothing, so that no click can delay it."""
         return {"status": "UP", "model_class": "SegNext"}
+
+    @router.get("/")
+    async def front(request: Request) -> Response:
+        """A page for a browser, behind the password; for all others what ``/health`` says."""
+        if "text/html" not in request.headers.get("accept", ""):
+            return JSONResponse(await health(), headers={"Vary": "Accept"})
+        await let_in(request)
+        content = await to_thread.run_sync(_status_page, _services(request))
+        return HTMLResponse(content, headers=page.HEADERS)
 
     return router
 
@@ -132,6 +144,19 @@ def _answer(services: Services, body: Any) -> bytes:
     content = to_json(results)
     services.metrics.predict_seconds.labels(asked=asked).observe(time.perf_counter() - began)
     return content
+
+
+def _status_page(services: Services) -> str:
+    settings = services.settings
+    with services.sessions.begin() as database:
+        report = status(database, settings, services.queue)
+    project = report["project"]
+    tasks = "" if project is None else f"/projects/{project}/data"
+    links = {
+        "Label Studio": settings.label_studio.url.rstrip("/") + tasks,
+        "FiftyOne": f"http://{settings.fiftyone.host}:{settings.fiftyone.port}",
+    }
+    return page.page(report, links, now())
 
 
 def _versions(services: Services) -> list[str]:

@@ -1,7 +1,9 @@
-"""How the loop stands, in numbers: ``maskloop status``."""
+"""How the loop stands, in numbers: ``maskloop status``, and the backend's page for people."""
 
 from __future__ import annotations
 
+import statistics
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select
@@ -20,6 +22,7 @@ from pipeline.tables import (
     Event,
     GateDecision,
     Image,
+    Interaction,
     Job,
     ModelVersion,
     Round,
@@ -28,6 +31,7 @@ from pipeline.tables import (
 )
 
 JOBS_SHOWN = 5
+CLICKS_TIMED = 300  # newest ones, whose times say how fast a click is answered now
 
 
 def status(session: Session, settings: Settings, enqueuer: Enqueuer) -> dict[str, Any]:
@@ -51,8 +55,10 @@ def status(session: Session, settings: Settings, enqueuer: Enqueuer) -> dict[str
         "finetune_due": due(session, settings),
         "mean_clicks": session.scalar(select(func.avg(Effort.clicks))),
         "mean_seconds": session.scalar(select(func.avg(Effort.seconds))),
+        **_clicks(session),
         "open_events": _count(session, select(Event).where(Event.done_at.is_(None))),
         "serving": None if serving is None else serving.name,
+        "serving_since": _iso(None if serving is None else serving.promoted_at),
         "last_decision": _decision(session),
         "round": _round(session),
         "jobs": _jobs(session),
@@ -74,6 +80,20 @@ def _encoded(session: Session, serving: ModelVersion) -> int:
     return _count(session, images)
 
 
+def _clicks(session: Session) -> dict[str, Any]:
+    """How many clicks were answered, and the milliseconds half and 95 % of the newest took."""
+    newest = select(Interaction.milliseconds).order_by(Interaction.id.desc()).limit(CLICKS_TIMED)
+    times = list(session.scalars(newest))
+    # Quantiles need two values; a single one stands for itself.
+    spread = times * 2 if len(times) == 1 else times
+    cuts = statistics.quantiles(spread, n=100, method="inclusive") if times else []
+    return {
+        "clicks_answered": _count(session, select(Interaction.id)),
+        "click_p50_ms": round(cuts[49], 1) if cuts else None,
+        "click_p95_ms": round(cuts[94], 1) if cuts else None,
+    }
+
+
 def _decision(session: Session) -> dict[str, Any] | None:
     newest = select(GateDecision, ModelVersion.name).join(
         ModelVersion, ModelVersion.id == GateDecision.candidate_id
@@ -86,7 +106,7 @@ def _decision(session: Session) -> dict[str, Any] | None:
         "candidate": name,
         "promoted": decision.promoted,
         "reason": decision.reason,
-        "at": decision.created_at.isoformat(),
+        "at": _iso(decision.created_at),
     }
 
 
@@ -113,11 +133,15 @@ def _jobs(session: Session) -> list[dict[str, Any]]:
             "status": job.status,
             "done": job.done,
             "total": job.total,
-            "started": job.started_at.isoformat(timespec="seconds"),
+            "started": _iso(job.started_at),
             "message": job.message,
         }
         for job in newest
     ]
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat(timespec="seconds")
 
 
 def _queues(enqueuer: Enqueuer) -> dict[str, Any]:

@@ -343,6 +343,21 @@ def test_ready_and_health(client: httpx.Client) -> None:
         assert client.get(path).json()["status"] == "UP"
 
 
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+def test_a_browser_gets_a_page_that_knows_what_was_clicked(
+    client: httpx.Client, settings: Settings, editor: Editor
+) -> None:
+    editor.ask(click("a", *ON_BALL))
+    answer = client.get("/", headers=BROWSER)
+    assert answer.headers["Content-Type"].startswith("text/html")
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    for words in ("half within", settings.label_studio.url, f":{settings.fiftyone.port}", "base"):
+        assert words in answer.text
+    assert f">{len(rows(settings, Interaction))}<" in answer.text  # clicks answered
+
+
 def test_health_is_quick_while_an_image_is_encoded(
     client: httpx.Client, settings: Settings
 ) -> None:
@@ -367,7 +382,12 @@ def test_a_password_is_asked_for_everywhere_but_at_the_door(tmp_path: Path) -> N
     settings = settings_for(tmp_path, password="right")
     with backend(settings) as locked:
         for path in ("/", "/health"):
-            assert locked.get(path).status_code == 200
+            assert locked.get(path).json()["status"] == "UP"
+        refused = locked.get("/", headers=BROWSER)
+        assert refused.status_code == 401
+        assert refused.headers["WWW-Authenticate"].startswith("Basic")  # so a browser asks
+        shown = locked.get("/", headers=BROWSER, auth=("maskloop", "right"))
+        assert shown.text.startswith("<!DOCTYPE html>")
         for method, path in [
             ("POST", "/predict"),
             ("POST", "/setup"),
