@@ -64,13 +64,14 @@ def disk(row: float, column: float, radius: float, shape: tuple[int, int]) -> ND
     return np.asarray((rows - row) ** 2 + (columns - column) ** 2 < radius**2)
 
 
-def photograph(height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.uint8]:
-    """An orange ball on the left and a smaller blue one on the right, on dull green."""
+def photograph(height: int = HEIGHT, width: int = WIDTH, *, balls: int = 2) -> NDArray[np.uint8]:
+    """An orange ball on the left and, of two, a smaller blue one on the right, on dull green."""
     rng = np.random.default_rng(0)
     picture = np.full((height, width, 3), (60, 90, 60), np.float64)
     size = min(height, width)
     picture[disk(0.5 * height, 0.3 * width, 0.3 * size, (height, width))] = (235, 130, 20)
-    picture[disk(0.4 * height, 0.8 * width, 0.18 * size, (height, width))] = (40, 70, 230)
+    if balls > 1:
+        picture[disk(0.4 * height, 0.8 * width, 0.18 * size, (height, width))] = (40, 70, 230)
     return np.clip(picture + rng.normal(0, 4, picture.shape), 0, 255).astype(np.uint8)
 
 
@@ -81,8 +82,7 @@ def save(picture: NDArray[np.uint8], path: Path, *, orientation: int = 1) -> Non
         image = image.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
-    lossless = {"quality": 100, "subsampling": 0} if path.suffix == ".jpg" else {}  # almost
-    image.save(path, exif=exif, **lossless)
+    image.save(path, exif=exif, quality=95)
 
 
 def click(name: str, x: float, y: float, *, positive: bool = True, label: str = "Object") -> Any:

@@ -33,6 +33,7 @@ from tests.editor import (
     backend,
     box,
     click,
+    disk,
     photograph,
     save,
     settings_for,
@@ -41,6 +42,9 @@ from tests.editor import (
 pytestmark = pytest.mark.integration
 
 ON_BALL, ON_BALL_TOO, ON_BLUE = (30, 50), (24, 42), (80, 40)
+BALL = disk(0.5 * HEIGHT, 0.3 * WIDTH, 0.3 * HEIGHT, (HEIGHT, WIDTH))
+BLUE = disk(0.4 * HEIGHT, 0.8 * WIDTH, 0.18 * HEIGHT, (HEIGHT, WIDTH))
+AROUND_BALL, AROUND_BLUE = (7.5, 20, 45, 60), (66.5, 22, 27, 36)  # x, y, width, height
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     home = tmp_path_factory.mktemp("home")
     made = settings_for(home)
     save(photograph(), home / "files" / "balls.png")
+    save(photograph(balls=1), home / "files" / "one-ball.png")
     save(photograph(), home / "files" / "turned.jpg", orientation=6)
     save(photograph(), home / "files" / "upright.jpg")
     (home / "files" / "notes.png").write_text("This is no picture.")
@@ -210,6 +215,37 @@ def test_a_reply_never_outgrows_its_limit(tmp_path: Path) -> None:
         response = Editor(small).send(click("a", *ON_BALL))
     assert response.status_code == 200
     assert len(response.content) <= 3000
+
+
+# --- objects: what the shipped weights see ---
+
+
+def test_a_click_and_a_box_cover_the_object(editor: Editor) -> None:
+    editor.url = "/data/local-files/?d=one-ball.png"
+    assert iou(editor.mask(click("a", *ON_BALL)), BALL) > 0.8
+    editor.url = "/data/local-files/?d=balls.png"
+    assert iou(editor.mask(box("b", *AROUND_BALL)), BALL) > 0.8
+    assert iou(editor.mask(box("c", *AROUND_BLUE)), BLUE) > 0.8
+
+
+def test_another_object_is_another_region_and_mask(editor: Editor) -> None:
+    ball = editor.ask(box("a", *AROUND_BALL))
+    editor.draft = [ball]
+    blue = editor.ask(box("b", *AROUND_BLUE))
+    assert blue["id"] != ball["id"]
+    first, second = mask_of(ball), mask_of(blue)
+    assert first is not None
+    assert second is not None
+    assert iou(first, second) < 0.05
+
+
+def test_a_negative_click_takes_away(editor: Editor) -> None:
+    ball, away = click("a", *ON_BALL), click("b", 36, 56, positive=False)
+    before, after = editor.mask(ball), editor.mask(ball, away)
+    place = int(0.56 * HEIGHT), int(0.36 * WIDTH)
+    assert before[place]
+    assert not after[place]
+    assert after.sum() < before.sum()
 
 
 # --- no click ---
