@@ -6,7 +6,7 @@ import statistics
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Float, cast, func, select
 from sqlalchemy.orm import Session
 
 from pipeline import versions
@@ -53,7 +53,7 @@ def status(session: Session, settings: Settings, enqueuer: Enqueuer) -> dict[str
         "new_regions": accepted_since(session, None if judged is None else judged.created_at),
         "new_regions_for_a_finetune": settings.finetune.min_new_regions,
         "finetune_due": due(session, settings),
-        "mean_clicks": session.scalar(select(func.avg(Effort.clicks))),
+        "mean_clicks": session.scalar(select(func.avg(cast(Effort.clicks, Float)))),
         "mean_seconds": session.scalar(select(func.avg(Effort.seconds))),
         **_clicks(session),
         "open_events": _count(session, select(Event).where(Event.done_at.is_(None))),
