@@ -2,7 +2,8 @@
 
 Both versions answer the same simulated clicks on the same accepted hold-out regions. The rule:
 
-1. At least ``min_regions`` hold-out regions, or the candidate is refused: too few to judge by.
+1. At least ``min_regions`` hold-out regions, on ``MIN_IMAGES`` images or more, or the candidate is
+   refused: too few to judge by.
 2. The main figure, mean IoU after 3 clicks, must be better on the point estimate.
 3. Within the paired bootstrap over images, the main figure may not be worse by more than
    ``MARGIN`` at the lower end of its 90 % interval: being better by luck is not enough.
@@ -26,6 +27,7 @@ Floats = npt.NDArray[np.float64]
 
 MAIN = "miou3"
 MARGIN = 0.02  # IoU; what the main figure may lose at the low end of its interval
+MIN_IMAGES = 2  # every resample of a single image is that image: an interval without a width
 DRAWS = 2000  # bootstrap resamples
 INTERVAL = (5.0, 95.0)  # percentiles
 
@@ -128,8 +130,8 @@ def decide(
         images: int [n], the image of each hold-out region, in the order of both answers.
         min_regions: fewer hold-out regions than this promote nothing.
     """
-    count = len(images)
-    metrics: dict[str, Any] = {"regions": count, "images": len(np.unique(images)), "main": MAIN}
+    count, n_images = len(images), len(np.unique(images))
+    metrics: dict[str, Any] = {"regions": count, "images": n_images, "main": MAIN}
     if count:
         metrics |= {"candidate": figures(candidate), "serving": figures(serving)}
     if count < min_regions:
@@ -137,6 +139,13 @@ def decide(
             False,
             f"Refused: {count} accepted hold-out region{'s' * (count != 1)}, and a verdict needs "
             f"at least {min_regions}; label more images.",
+            metrics,
+        )
+    if n_images < MIN_IMAGES:
+        return Verdict(
+            False,
+            f"Refused: all {count} accepted hold-out regions lie on one image, and a verdict needs "
+            f"at least {MIN_IMAGES}; label more images.",
             metrics,
         )
     intervals = {

@@ -83,6 +83,13 @@ def test_too_few_regions_are_refused_with_that_reason(count: int) -> None:
     json.dumps(verdict.metrics, allow_nan=False)
 
 
+def test_regions_of_a_single_image_are_no_verdict() -> None:
+    one = np.zeros(12, dtype=np.int64)
+    verdict = decide(answers(np.linspace(0.4, 0.7, 12)), SERVING, one, min_regions=3)
+    assert not verdict.promote
+    assert "all 12 accepted hold-out regions lie on one image" in verdict.reason
+
+
 def test_regions_of_one_image_do_not_make_the_interval_narrower() -> None:
     random = np.random.default_rng(1)
     per_image = random.normal(0.02, 0.05, 10)
