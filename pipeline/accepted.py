@@ -12,7 +12,7 @@ from datetime import datetime
 
 import cv2
 import numpy as np
-from sqlalchemy import Select, delete, select
+from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from model.errors import ImageError
@@ -25,7 +25,7 @@ from pipeline.masks import Mask, to_png
 from pipeline.regions import label_of, mask_of
 from pipeline.settings import Settings
 from pipeline.store import Store
-from pipeline.tables import Annotation, Image, Region, RoundItem, Task, now
+from pipeline.tables import Annotation, Image, Region, Round, RoundItem, Task, now
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,10 @@ def set_status(session: Session, task: Task) -> None:
     elif any(cancelled for cancelled, _ in live):
         task.status = "skipped"
     else:
-        in_round = select(RoundItem.id).where(RoundItem.task_id == task.id).limit(1)
+        newest = select(func.max(Round.id)).where(Round.ls_project_id == task.ls_project_id)
+        in_round = select(RoundItem.id).where(
+            RoundItem.task_id == task.id, RoundItem.round_id == newest.scalar_subquery()
+        )
         task.status = "pool" if session.scalar(in_round) is None else "queued"
 
 

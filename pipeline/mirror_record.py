@@ -189,12 +189,7 @@ def _accepted(session: Session, wanted: Sequence[int]) -> dict[int, list[Accepte
         select(Region, Annotation.annotator, Effort)
         .join(Annotation, Annotation.id == Region.annotation_id)
         .outerjoin(Effort, Effort.region_id == Region.id)
-        .where(
-            Region.image_id.in_(wanted),
-            Annotation.was_cancelled.is_(False),
-            Annotation.deleted.is_(False),
-            Annotation.prompts_only.is_(False),
-        )
+        .where(Region.image_id.in_(wanted), Annotation.stands())
         .order_by(Region.id)
     )
     found: dict[int, list[AcceptedMask]] = defaultdict(list)

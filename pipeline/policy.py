@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from pipeline.jobs import bury_dead, running
 from pipeline.settings import Settings
-from pipeline.snapshots import accepted_since, first_accepted_at, last_judged
+from pipeline.snapshots import accepted_since, first_accepted_at, is_judged, last_judged
 from pipeline.tables import Job, now
 
 KIND = "finetune"
@@ -25,14 +25,12 @@ def due(session: Session, settings: Settings) -> bool:
         return False
     judged = last_judged(session)
     new = accepted_since(session, None if judged is None else judged.created_at)
-    if new >= settings.finetune.min_new_regions:
-        return True
     since = first_accepted_at(session) if judged is None else judged.created_at
-    return (
-        new > 0
-        and since is not None
-        and now() - since >= timedelta(hours=settings.finetune.every_hours)
-    )
+    if new == 0 or since is None:
+        return False
+    late = now() - since >= timedelta(hours=settings.finetune.every_hours)
+    # Last, for it reads every mask: the same masks submitted again are news that change nothing.
+    return (new >= settings.finetune.min_new_regions or late) and not is_judged(session)
 
 
 def _must_pause(session: Session) -> bool:

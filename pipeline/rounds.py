@@ -23,7 +23,7 @@ from pipeline import hardness as signals
 from pipeline import selection
 from pipeline.database import lock
 from pipeline.errors import NotEnoughDataError
-from pipeline.settings import SelectionSettings, Settings
+from pipeline.settings import Settings
 from pipeline.tables import Annotation, Effort, Embedding, Image, Region, Round, RoundItem, Task
 from pipeline.tables.task import TaskStatus
 
@@ -39,6 +39,9 @@ Floats = npt.NDArray[np.float64]
 # the rest is given its neighbours' values, so a round takes minutes at any size.
 PROBED = 300
 BETA_GROWTH = 5  # later rounds trust hardness more, up to this many times the setting
+# Not labelled yet. What an earlier round left undone is chosen from again: Label Studio follows
+# the newest round only, and would hand the rest out last.
+WAITING: tuple[TaskStatus, ...] = ("pool", "queued")
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ def make_round(
 ) -> Round:
     """Choose the next round of a project, write its rows and queue its tasks.
 
-    An earlier round that was never written to Label Studio is dropped: nobody has seen it.
+    What an earlier round left undone waits again, beside the rest of the pool. An earlier round
+    that was never written to Label Studio is dropped: nobody has seen it.
 
     Args:
         model: the serving model; its embeddings and answers are what the choice looks at.
@@ -92,7 +96,7 @@ def make_round(
         _drop_unwritten(session, project_id)
         candidates = _candidates(session, project_id, model)
         costs = _costs(session, project_id)
-    waiting = np.array([candidate.status == "pool" for candidate in candidates], dtype=bool)
+    waiting = np.array([candidate.status in WAITING for candidate in candidates], dtype=bool)
     if not waiting.any():
         raise NotEnoughDataError(
             f"No unlabelled task of project {project_id} has an encoded image; "
@@ -101,22 +105,38 @@ def make_round(
     vectors = np.stack([candidate.vector for candidate in candidates])
     hardness = np.full(len(candidates), np.nan)
     hardness[waiting] = _hardness(
-        [candidate for candidate in candidates if candidate.status == "pool"],
+        [candidate for candidate in candidates if candidate.status in WAITING],
         vectors[waiting],
         _effort_by_image(costs, candidates, vectors),
         _Prober(embeddings, model, settings.selection.seed, progress),
     )
+    wanted = settings.selection.model_copy(update={"size": size} if size else {})
+    with sessions() as session:
+        number = _next_number(session, project_id)
+        still = _waiting(session, project_id)
+    # Outside any transaction that writes: clustering a large pool takes seconds, and on SQLite
+    # every click's log row would wait for it.
+    wanted = wanted.model_copy(update={"beta": wanted.beta * min(number + 1, BETA_GROWTH)})
+    picks = selection.select(
+        vectors,
+        hardness,
+        np.array([candidate.task_id not in still for candidate in candidates], dtype=bool),
+        size=wanted.size,
+        random_share=wanted.random_share,
+        duplicate_similarity=wanted.duplicate_similarity,
+        beta=wanted.beta,
+        seed=wanted.seed + number,
+    )
+    row = Round(ls_project_id=project_id, number=number, settings=wanted.model_dump(mode="json"))
     with sessions.begin() as session:
         lock(session, f"round of project {project_id}")
-        return _write(session, project_id, settings.selection, size, candidates, vectors, hardness)
+        _write(session, row, picks, candidates, hardness)
+    return row
 
 
 def _drop_unwritten(session: Session, project_id: int) -> None:
-    """Forget rounds that Label Studio was never told of; their tasks wait in the pool again."""
+    """Forget rounds that Label Studio was never told of."""
     rounds = select(Round.id).where(Round.ls_project_id == project_id, Round.written_at.is_(None))
-    tasks = select(RoundItem.task_id).where(RoundItem.round_id.in_(rounds))
-    back = update(Task).where(Task.id.in_(tasks), Task.status == "queued").values(status="pool")
-    session.execute(back.execution_options(synchronize_session=False))
     for table, column in ((RoundItem, RoundItem.round_id), (Round, Round.id)):
         gone = delete(table).where(column.in_(rounds))
         session.execute(gone.execution_options(synchronize_session=False))
@@ -124,39 +144,19 @@ def _drop_unwritten(session: Session, project_id: int) -> None:
 
 def _write(
     session: Session,
-    project_id: int,
-    wanted: SelectionSettings,
-    size: int | None,
+    row: Round,
+    picks: Sequence[selection.Pick],
     candidates: Sequence[Candidate],
-    vectors: npt.NDArray[np.float32],
     hardness: Floats,
-) -> Round:
-    number = _next_number(session, project_id)
-    beta = wanted.beta * min(number + 1, BETA_GROWTH)
-    drawn_with = wanted.model_copy(update={"size": size or wanted.size, "beta": beta})
-    # Probing took its time: a task somebody labelled or deleted since then is no longer waiting.
-    waiting = set(
-        session.scalars(
-            select(Task.id).where(Task.ls_project_id == project_id, Task.status == "pool")
-        )
-    )
-    picks = selection.select(
-        vectors,
-        hardness,
-        np.array([candidate.task_id not in waiting for candidate in candidates], dtype=bool),
-        size=drawn_with.size,
-        random_share=drawn_with.random_share,
-        duplicate_similarity=drawn_with.duplicate_similarity,
-        beta=beta,
-        seed=wanted.seed + number,
-    )
+) -> None:
+    # Choosing took its time: a task somebody labelled or deleted since then waits no longer.
+    still = _waiting(session, row.ls_project_id)
+    picks = [pick for pick in picks if candidates[pick.index].task_id in still]
     if not picks:
         raise NotEnoughDataError(
-            f"Every task of project {project_id} was labelled meanwhile; add tasks and try again."
+            f"Every task of project {row.ls_project_id} was labelled meanwhile; "
+            "add tasks and try again."
         )
-    row = Round(
-        ls_project_id=project_id, number=number, settings=drawn_with.model_dump(mode="json")
-    )
     session.add(row)
     session.flush()
     session.add_all(
@@ -177,10 +177,17 @@ def _write(
     ]
     if ranked:
         session.execute(update(Task), ranked)
+    left = update(Task).where(Task.ls_project_id == row.ls_project_id, Task.status == "queued")
+    session.execute(left.values(status="pool"))
     queued = [candidates[pick.index].task_id for pick in picks]
     session.execute(update(Task).where(Task.id.in_(queued)).values(status="queued"))
-    log.info("round %d of project %d: %d tasks", number, project_id, len(picks))
-    return row
+    log.info("round %d of project %d: %d tasks", row.number, row.ls_project_id, len(picks))
+
+
+def _waiting(session: Session, project_id: int) -> set[int]:
+    """Ids of the task rows that nobody labelled yet."""
+    waiting = select(Task.id).where(Task.ls_project_id == project_id, Task.status.in_(WAITING))
+    return set(session.scalars(waiting))
 
 
 def _next_number(session: Session, project_id: int) -> int:
@@ -189,14 +196,14 @@ def _next_number(session: Session, project_id: int) -> int:
 
 
 def _candidates(session: Session, project_id: int, model: SegNext) -> list[Candidate]:
-    """Tasks with an embedding of this encoder: the pool, and what a round must not repeat."""
+    """Tasks with an embedding of this encoder: what waits, and what a round must not repeat."""
     rows = session.execute(
         select(Task.id, Task.status, Image.id, Image.sha256, Embedding.vector)
         .join(Image, Image.id == Task.image_id)
         .join(Embedding, Embedding.image_id == Image.id)
         .where(
             Task.ls_project_id == project_id,
-            Task.status.in_(("pool", "queued", "accepted")),
+            Task.status.in_((*WAITING, "accepted")),
             Embedding.encoder == model.encoder_fingerprint,
             Embedding.preprocess == model.preprocess_id,
         )
@@ -214,11 +221,7 @@ def _costs(session: Session, project_id: int) -> list[Cost]:
         .join(Effort, Effort.region_id == Region.id)
         .join(Annotation, Annotation.id == Region.annotation_id)
         .join(Task, Task.id == Annotation.task_id)
-        .where(
-            Task.ls_project_id == project_id,
-            Annotation.was_cancelled.is_(False),
-            Annotation.deleted.is_(False),
-        )
+        .where(Task.ls_project_id == project_id, Annotation.stands())
         .order_by(Region.id)
     )
     return [Cost(*row) for row in rows]

@@ -100,11 +100,25 @@ def last_judged(session: Session) -> Snapshot | None:
 
 
 def accepted_since(session: Session, moment: datetime | None) -> int:
-    """How many regions were accepted after ``moment``; all of them for None."""
+    """How many regions were accepted or changed after ``moment``; all of them for None.
+
+    With a region that changed, those of the same annotation count too.
+    """
     statement = _accepted(select(func.count(Region.id)))
     if moment is not None:
-        statement = statement.where(Region.created_at > moment)
+        statement = statement.where(Annotation.seen_at > moment)
     return session.scalar(statement) or 0
+
+
+def is_judged(session: Session) -> bool:
+    """Whether the gate judged exactly what is accepted now."""
+    statement = (
+        select(GateDecision.id)
+        .join(ModelVersion, ModelVersion.id == GateDecision.candidate_id)
+        .join(Snapshot, Snapshot.id == ModelVersion.snapshot_id)
+        .where(Snapshot.digest == _digest(_current(session)))
+    )
+    return session.scalar(statement.limit(1)) is not None
 
 
 def first_accepted_at(session: Session) -> datetime | None:
@@ -121,11 +135,9 @@ def _current(session: Session) -> list[Member]:
 
 
 def _accepted(statement: Select[*Columns]) -> Select[*Columns]:
-    """Only regions of annotations that stand: not skipped, not deleted, not prompts alone."""
+    """Only regions of annotations that stand."""
     return statement.join(Annotation, Annotation.id == Region.annotation_id).where(
-        Annotation.was_cancelled.is_(False),
-        Annotation.deleted.is_(False),
-        Annotation.prompts_only.is_(False),
+        Annotation.stands()
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Enum, ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy import ColumnElement, Enum, ForeignKey, String, Text, UniqueConstraint, and_
 from sqlalchemy.orm import Mapped, mapped_column
 
 from pipeline.tables.base import Base, now
@@ -50,7 +50,12 @@ class Annotation(Base):
     deleted: Mapped[bool] = mapped_column(default=False)
     prompts_only: Mapped[bool] = mapped_column(default=False)  # submitted without the tick
     ls_updated_at: Mapped[datetime]
-    seen_at: Mapped[datetime] = mapped_column(default=now)
+    seen_at: Mapped[datetime] = mapped_column(default=now)  # when we last saw it change
+
+    @classmethod
+    def stands(cls) -> ColumnElement[bool]:
+        """That its masks count: not skipped, not deleted, not prompts alone."""
+        return and_(~cls.was_cancelled, ~cls.deleted, ~cls.prompts_only)
 
 
 class Event(Base):

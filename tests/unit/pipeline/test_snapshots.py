@@ -10,7 +10,7 @@ from sqlalchemy import update
 from pipeline.errors import NotEnoughDataError
 from pipeline.policy import MAX_CRASHES, RETRY_FAILED, due
 from pipeline.snapshots import accepted_since, last_judged, snapshot_regions, take_snapshot
-from pipeline.tables import GateDecision, Job, ModelVersion, Region, Snapshot, now
+from pipeline.tables import Annotation, GateDecision, Job, ModelVersion, Region, Snapshot, now
 from tests.loop import Loop, make_loop
 
 
@@ -122,6 +122,17 @@ def test_due_by_count(loop: Loop) -> None:
     judge(loop, snapshot(loop))
     assert not is_due(loop)
     loop.accept_many(4, 0)
+    assert is_due(loop)
+
+
+def test_masks_that_were_corrected_count_as_new_and_untouched_ones_do_not(loop: Loop) -> None:
+    loop.accept_many(4, 0)
+    judge(loop, snapshot(loop))
+    with loop.runtime.sessions.begin() as session:
+        session.execute(update(Annotation).values(seen_at=now()))
+    assert not is_due(loop)  # submitted again as they were: judged before
+    with loop.runtime.sessions.begin() as session:
+        session.execute(update(Region).values(label="other"))
     assert is_due(loop)
 
 
