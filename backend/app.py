@@ -194,6 +194,14 @@ async def _json(request: Request) -> Any:
             raise UnknownRecordError("The request is too large; submit the annotation and go on.")
         chunks.append(chunk)
     try:
-        return await to_thread.run_sync(json.loads, b"".join(chunks))
+        return await to_thread.run_sync(_parse, b"".join(chunks))
     except (ValueError, RecursionError):
         raise UnknownRecordError("The request is not JSON; send what Label Studio sends.") from None
+
+
+def _parse(body: bytes) -> Any:
+    return json.loads(body, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON, though Python's parser lets it in")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,7 +63,8 @@ class Scene:
         with self.services.sessions() as database:
             row = database.get_one(Interaction, reply.id)
         kept = self.view.kept.get(reply.region_id)
-        if kept is not None and kept.get("value", {}).get("rle") != list(row.rle):
+        value = kept.get("value") if kept is not None else None
+        if isinstance(value, Mapping) and value.get("rle") != list(row.rle):
             edited = drawn(kept)
             if edited is not None:
                 return edited

@@ -89,7 +89,7 @@ class TaskView:
     def url(self, field: str) -> str:
         """Where the image is. Raises UnknownRecordError when the task names none."""
         value = self.data.get(field)
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str) or not value.strip() or not is_storable(value):
             raise UnknownRecordError(
                 f"Task {self.id} has no image in its field {field!r}; import it with one, or mend "
                 "the <Image> tag of the labelling config."
@@ -148,6 +148,14 @@ def covers(mask: Mask, mark: Mark, height: int, width: int) -> bool:
     row = min(int(y / height * rows), rows - 1)
     column = min(int(x / width * columns), columns - 1)
     return bool(np.asarray(mask)[row, column])
+
+
+def is_storable(text: str) -> bool:
+    """Whether every database takes a text: JSON may hold half a character, or NUL."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _project(body: Mapping[str, Any], tasks: list[Any]) -> int:
@@ -209,7 +217,7 @@ def _box(entry: Mapping[str, Any], value: Mapping[str, Any]) -> Mark:
 
 def _id(entry: Mapping[str, Any]) -> str:
     name = entry.get("id")
-    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not is_storable(name):
         raise PromptError("A click or box has no id; draw it again.")
     return name
 
@@ -227,9 +235,13 @@ def _percent(value: Mapping[str, Any], name: str) -> float:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        number = math.nan if isinstance(value, bool | str) else float(value)
+    except (TypeError, OverflowError):  # JSON's whole numbers may be larger than any float
+        number = math.nan
+    if not math.isfinite(number):
         raise PromptError("A click or box has a coordinate that is no number; draw it again.")
-    return float(value)
+    return number
 
 
 def _row(percent: float, height: int) -> float:

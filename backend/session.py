@@ -22,7 +22,10 @@ from pipeline.tables import Interaction
 LOOK_BACK = 300  # newest replies of a task that are looked at
 # Label Studio saves a draft within 5 s. Until then a region accepted by itself is only in our log.
 DRAFT_DELAY = timedelta(seconds=10)
-SAME_OBJECT = 0.5  # share of two masks that must be common for both to mean one object
+SAME_OBJECT = 0.5  # share of a mask under the click that its new answer must keep
+# IoU with a mask beside the click. Strict: when the model takes two things for one, the second must
+# not replace the mask that was accepted for the first.
+SAME_BESIDE = 0.75
 
 Probability = NDArray[np.float32]
 
@@ -133,6 +136,6 @@ def same_object(fresh: NDArray[np.bool_], known: NDArray[np.bool_], *, under: bo
     common = np.count_nonzero(fresh & known)
     union = np.count_nonzero(fresh | known)
     area = np.count_nonzero(known)
-    if union and common / union >= SAME_OBJECT:
-        return True
-    return bool(under and area and common / area >= SAME_OBJECT)
+    if not union or not area:
+        return False
+    return bool(common / area >= SAME_OBJECT if under else common / union >= SAME_BESIDE)

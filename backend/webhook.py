@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
+from backend.context import is_storable
 from backend.services import Services
 from pipeline.errors import ServiceError, UnknownRecordError
 from pipeline.queue import FINETUNE, HANDLE_EVENT
@@ -93,9 +94,9 @@ def event_key(body: Mapping[str, Any]) -> str:
         number = project.get("id") if isinstance(project, Mapping) else None
         return f"{action}:{number}:{now().isoformat(timespec='seconds')}"
     key = ":".join([action, *filter(None, about)])
-    if len(key) <= LONGEST_KEY:
+    if len(key) <= LONGEST_KEY and is_storable(key):
         return key
-    return f"{action}:{hashlib.sha256(key.encode()).hexdigest()}"
+    return f"{action}:{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()}"
 
 
 def _thing(value: Any) -> str:
@@ -113,5 +114,10 @@ def _payload(body: Mapping[str, Any]) -> dict[str, Any]:
     project = body.get("project")
     if isinstance(project, Mapping):
         payload["project"] = {name: project[name] for name in PROJECT_FIELDS if name in project}
-    result: dict[str, Any] = json.loads(json.dumps(payload, allow_nan=False, default=str))
-    return result
+    try:
+        json.dumps(payload, allow_nan=False)
+    except (ValueError, RecursionError):  # a number beyond all floats; too deep
+        raise UnknownRecordError(
+            "The webhook cannot be kept as JSON; send what Label Studio sends."
+        ) from None
+    return payload

@@ -131,7 +131,7 @@ def _vector(value: Mapping[str, Any], height: int, width: int) -> Mask | None:
         corners: list[Any] = []
         for k, vertex in enumerate(vertices):
             corners += _edge(vertices[k - 1], vertex)
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise RleError("A vector path has a vertex without a place; draw it again.") from None
     return _fill(corners, height, width)
 
@@ -155,7 +155,7 @@ def _fill(points: list[Any], height: int, width: int) -> Mask | None:
     """The inside of a closed outline of [x, y] in percent of the image."""
     try:
         corners = np.array(points, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise RleError(
             "An outline has a corner that is no pair of numbers; draw it again."
         ) from None

@@ -320,6 +320,8 @@ def test_the_reason_stays_with_the_task(settings: Settings, editor: Editor) -> N
         b'{"tasks": [{}], "project": "1.2"}',
         b'{"tasks": [{"id": "7"}], "project": "1.2"}',
         b'{"tasks": [7], "project": "x"}',
+        b'{"tasks": [{"id": 1}], "project": NaN}',
+        b'{"tasks": [{"id": 1}], "project": ' + b"9" * 5000 + b"}",
         b"[" * 100_000,
         b"\xff\xfe",
     ],
@@ -339,6 +341,25 @@ def test_a_click_without_a_place_is_refused(editor: Editor, value: dict[str, Any
     mark = click("a", 1, 1)
     mark["value"] = value
     assert editor.send(mark).status_code == 422
+
+
+def test_a_damaged_draft_costs_no_click_its_answer(editor: Editor) -> None:
+    first = editor.ask(click("a", *ON_BALL))
+    for damaged in (
+        {"id": first["id"], "value": [1]},
+        {"id": first["id"], "type": {}, "value": {"rle": "x"}},
+        dict(first, value={"rle": [300]}),
+        dict(first, original_width=10**9),
+        {"id": "v", "type": "vectorlabels", "value": {"closed": 1, "vertices": [{"x": "a"}] * 3}},
+    ):
+        editor.draft = [damaged, dict(damaged, id="other", score=1, from_name="mask")]
+        mark = click(f"b{id(damaged)}", *ON_BALL_TOO)
+        assert editor.send(mark).status_code == 200
+
+
+def test_text_that_no_database_takes_is_refused(editor: Editor) -> None:
+    editor.url = "/data/local-files/?d=\0.png"
+    assert editor.send(click("a", *ON_BALL)).status_code == 404
 
 
 def test_a_config_without_a_brush_is_named(editor: Editor) -> None:
@@ -508,5 +529,6 @@ def test_other_webhooks_are_answered_and_forgotten(
     before = len(rows(settings, Event))
     assert client.post("/webhook", json=hook("PROJECT_UPDATED")).status_code == 201
     assert len(rows(settings, Event)) == before
-    for nonsense in (b"", b"[]", json.dumps({"action": 7}).encode()):
+    huge = json.dumps(hook("TASKS_CREATED")).replace('"t"', "1e999").encode()
+    for nonsense in (b"", b"[]", json.dumps({"action": 7}).encode(), huge):
         assert client.post("/webhook", content=nonsense).status_code == 404

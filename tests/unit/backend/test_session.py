@@ -99,5 +99,10 @@ def test_what_counts_as_one_object() -> None:
     assert not same_object(cup, table, under=True)  # a small thing lying on a large one
     assert same_object(table, cup, under=True)  # the answer grew
     assert not same_object(table, cup, under=False)
+    two_things = table.copy()
+    two_things[8:] = True  # IoU 0.75 with the table needs no more than a third besides
+    assert same_object(two_things, table, under=False)
+    two_things[:2] = True
+    assert not same_object(two_things, table, under=False)
     nothing = np.zeros((10, 10), bool)
     assert not same_object(nothing, nothing, under=True)
