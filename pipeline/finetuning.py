@@ -23,13 +23,11 @@ from pipeline import gate, holdout, registry
 from pipeline.embeddings import Embeddings
 from pipeline.errors import NotEnoughDataError
 from pipeline.jobs import JobHandle, job
-from pipeline.policy import KIND, due
+from pipeline.policy import KIND
 from pipeline.settings import Settings
 from pipeline.snapshots import snapshot_regions, take_snapshot
 from pipeline.store import Store
 from pipeline.tables import GateDecision, ModelVersion, Snapshot, SnapshotRegion
-
-__all__ = ["Steps", "due", "run_finetune"]
 
 log = logging.getLogger(__name__)
 

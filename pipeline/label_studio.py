@@ -72,9 +72,6 @@ class LabelStudio:
         what = f"project {project_id}"
         return self._connection.object("PATCH", f"/api/projects/{project_id}/", what, json=fields)
 
-    def delete_project(self, project_id: int) -> None:
-        self._connection.call("DELETE", f"/api/projects/{project_id}/", f"project {project_id}")
-
     # Tasks
 
     def tasks(self, project_id: int, *, view: int | None = None) -> Iterator[RemoteTask]:

@@ -18,7 +18,7 @@ from pipeline.errors import ServiceError, SettingsError
 from pipeline.mongod import find_mongod, mongod_command, ping_mongod
 from pipeline.processes import Service
 from pipeline.queue import ENCODE_QUEUE, EVENTS_QUEUE, TRAINING_QUEUE
-from pipeline.settings import Settings
+from pipeline.settings import HOME_VARIABLE, Settings
 
 LABEL_STUDIO_VARIABLE = "MASKLOOP_LABEL_STUDIO_BIN"
 LABEL_STUDIO_FOLDER = ".venv-label-studio"
@@ -235,17 +235,9 @@ def _answers(url: str, auth: tuple[str, str] | None = None) -> Callable[[], bool
 
 
 def _our_environment(settings: Settings) -> Mapping[str, str]:
-    folder = _folder(settings, "fiftyone")
     return {
-        "MASKLOOP_HOME": str(settings.home),
+        HOME_VARIABLE: str(settings.home),
         "PYTHONUNBUFFERED": "1",  # a log's last line must be there when a process dies
-        "FIFTYONE_DO_NOT_TRACK": "true",
-        "FIFTYONE_DATABASE_URI": settings.fiftyone.database_uri,
-        "FIFTYONE_DATABASE_DIR": str(folder / "database"),
-        "FIFTYONE_DEFAULT_DATASET_DIR": str(folder / "datasets"),
-        "FIFTYONE_DATASET_ZOO_DIR": str(folder / "dataset-zoo"),
-        "FIFTYONE_MODEL_ZOO_DIR": str(folder / "model-zoo"),
-        "FIFTYONE_PLUGINS_DIR": str(folder / "plugins"),
     }
 
 
