@@ -100,6 +100,8 @@ def _small_parts(mask: Mask, smallest: float, keep: list[tuple[int, int]]) -> Ma
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     small = stats[:, cv2.CC_STAT_AREA] < smallest
     small[0] = False  # part 0 is the outside of the mask
+    if not small.any():  # as in most masks; looking each pixel up takes as long as all the rest
+        return np.zeros_like(mask)
     height, width = mask.shape
     for row, column in keep:
         small[labels[min(max(row, 0), height - 1), min(max(column, 0), width - 1)]] = False
