@@ -99,7 +99,7 @@ class SegNextConfig:
 # The network that ships: small enough for two CPU cores.
 SMALL = SegNextConfig(
     encoder="mobilenetv2",
-    size=512,
+    size=384,
     dim=256,
     depth=2,
     heads=4,
