@@ -26,6 +26,7 @@ HANDLE_EVENT = "maskloop.handle_event"  # (id of an event row)
 RECONCILE = "maskloop.reconcile"
 FINETUNE = "maskloop.finetune"
 FINETUNE_IF_DUE = "maskloop.finetune_if_due"
+SELECT_IF_DUE = "maskloop.select_if_due"
 SELECT = "maskloop.select"  # (Label Studio's project id[, tasks in the round])
 MIRROR = "maskloop.mirror"
 
@@ -41,6 +42,7 @@ QUEUES = {
     ENCODE_PROJECT: ENCODE_QUEUE,
     FINETUNE: TRAINING_QUEUE,
     SELECT: TRAINING_QUEUE,
+    SELECT_IF_DUE: TRAINING_QUEUE,
     MIRROR: TRAINING_QUEUE,
 }
 TASKS = tuple(QUEUES)

@@ -10,11 +10,11 @@ from sqlalchemy import select
 from model.progress import Progress, silent
 from pipeline.jobs import done_by, job
 from pipeline.order import write_round
+from pipeline.policy import SELECT_KIND
 from pipeline.rounds import make_round
 from pipeline.runtime import Runtime
 from pipeline.tables import Round, now
 
-KIND = "select"
 STILL_FRESH = timedelta(hours=1)  # how long a chosen round that was not written is worth writing
 
 
@@ -42,10 +42,10 @@ def select_round(
     """
     if message is not None:
         with runtime.sessions() as session:
-            done = done_by(session, KIND, message)
+            done = done_by(session, SELECT_KIND, message)
         if done is not None:
             return done.result or {}
-    with job(runtime.sessions, KIND, exclusive=True) as handle:
+    with job(runtime.sessions, SELECT_KIND, exclusive=True) as handle:
 
         def report(done: int, total: int | None) -> None:
             handle.progress(done, total)

@@ -103,15 +103,27 @@ def finetune() -> Result:
     return result
 
 
+@loop_task(queue.SELECT_IF_DUE, retries=0)
+def select_if_due() -> Result:
+    """Choose a round when the last one is labelled, or there is none yet.
+
+    It looks and chooses in one go, where rounds are chosen: of two such messages that waited for a
+    fine-tune to end, the second finds the first one's round.
+    """
+    from pipeline.policy import round_due
+
+    project_id = runtime().settings.label_studio.project
+    if project_id is None:
+        return {"due": False}
+    with runtime().sessions.begin() as session:
+        start = round_due(session, project_id)
+    return _select(project_id) if start else {"due": False}
+
+
 @loop_task(queue.SELECT)
 def select(project_id: int, size: int | None = None) -> Result:
     """Choose the next round and hand it to Label Studio in that order."""
-    from pipeline.selecting import select_round
-
-    message = str(current_task.request.id)
-    result = select_round(runtime(), project_id, size=size, message=message)
-    runtime().enqueuer.send(queue.MIRROR)  # the data team sees the round it is about
-    return result
+    return _select(project_id, size)
 
 
 @loop_task(queue.MIRROR, retries=0)
@@ -134,3 +146,13 @@ def _send_waiting(with_: Runtime, project_id: int | None = None, *, again: bool 
     for row in rows:
         with_.enqueuer.send(queue.ENCODE_TASK, row)
     return len(rows)
+
+
+def _select(project_id: int, size: int | None = None) -> Result:
+    """Choose and write a round once for each message, however often it is delivered."""
+    from pipeline.selecting import select_round
+
+    message = str(current_task.request.id)
+    result = select_round(runtime(), project_id, size=size, message=message)
+    runtime().enqueuer.send(queue.MIRROR)  # the data team sees the round it is about
+    return result
