@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, Response
+from playwright.sync_api import Locator, Page, Response
 
 from tests.services import LabelStudioServer
 
@@ -30,6 +30,12 @@ class Rectangle:
 
 class LabelStudioPage:
     """One logged-in annotator in one tab. Image coordinates are pixels of the upright image."""
+
+    def _switch_on(self, switch: Locator) -> None:
+        """Press until it is on: one that moves or is drawn anew just then loses the press."""
+        while not switch.is_checked():
+            switch.click(force=True)
+            self.page.wait_for_timeout(300)
 
     def __init__(self, page: Page, server: LabelStudioServer) -> None:
         self.page = page
@@ -62,13 +68,9 @@ class LabelStudioPage:
 
     def use_smart_tools(self) -> None:
         """Switch Auto-Annotation on, and have the label stay selected from click to click."""
-        # Right after a task has opened, the page may draw the switch anew and lose the press.
-        toggle = self.page.get_by_test_id(AUTO_ANNOTATION)
-        while not toggle.is_checked():
-            toggle.click(force=True)
-            self.page.wait_for_timeout(300)
+        self._switch_on(self.page.get_by_test_id(AUTO_ANNOTATION))
         self.page.get_by_test_id("bottombar-settings-button").click()
-        self.page.locator("label", has_text=KEEP_LABEL).locator("input").check(force=True)
+        self._switch_on(self.page.locator("label", has_text=KEEP_LABEL).locator("input"))
         self.page.keyboard.press("Escape")
         self.page.get_by_text(KEEP_LABEL).wait_for(state="hidden")
 
