@@ -164,7 +164,8 @@ def _clicks(status: Mapping[str, Any]) -> Element:
 def _round(status: Mapping[str, Any]) -> Element:
     current = status["round"]
     if current is None:
-        return _card("Round", _large("none yet"), _soft("`maskloop select` makes one."))
+        when = "The first is chosen once every image is encoded."
+        return _card("Round", _large("none yet"), _soft(when))
     where = "Label Studio hands it out" if current["in_label_studio"] else "not in Label Studio yet"
     return _card(
         "Round",

@@ -32,7 +32,7 @@ from pipeline.processes import (
     require_free_port,
     stop_all,
 )
-from pipeline.queue import MIRROR, Enqueuer
+from pipeline.queue import MIRROR, SELECT_IF_DUE, Enqueuer
 from pipeline.registry import ensure_base
 from pipeline.settings import SETTINGS_FILE, Settings
 from pipeline.store import Store
@@ -119,6 +119,7 @@ def _start(settings: Settings, processes: Processes, console: Console) -> None:
         processes.start(service)
     _wait(processes, workers, console)
     enqueuer = Enqueuer(settings)
+    enqueuer.send(SELECT_IF_DUE)  # the schedule's first look is minutes away
     enqueuer.send(MIRROR)
     enqueuer.close()
     processes.check()

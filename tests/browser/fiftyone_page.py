@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 from PIL import Image as Pillow
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, TimeoutError, expect
 
 from pipeline.settings import Settings
 
@@ -16,9 +16,17 @@ PATIENCE = 60_000  # ms for the page, on a busy machine
 
 
 def visit(page: Page, settings: Settings, path: str = "") -> None:
-    page.goto(f"http://127.0.0.1:{settings.fiftyone.port}/{path}")
+    """Open the App, again if it shows nothing: a view just being written is not found."""
     dismiss = page.get_by_text("Dismiss", exact=True)
-    page.get_by_text(re.compile(r"^\d+ samples?$|^No samples yet$")).first.wait_for()
+    counted = page.get_by_text(re.compile(r"^\d+ samples?$|^No samples yet$")).first
+    for last in (False, False, True):
+        page.goto(f"http://127.0.0.1:{settings.fiftyone.port}/{path}")
+        try:
+            counted.wait_for()
+            break
+        except TimeoutError:
+            if last:
+                raise
     if dismiss.is_visible():  # an advertisement that takes every click
         dismiss.click()
 

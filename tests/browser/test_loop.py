@@ -56,14 +56,14 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 Mask = npt.NDArray[np.bool_]
 
 SIZE = (240, 320)
-TRAIN, HOLDOUT, POOL = 8, 4, 6
+TRAIN, HOLDOUT, POOL = 10, 8, 6
 DEMO = 12
 ROUND_SIZE = 4
-HALO = 9  # pixels
+HALO = 12  # pixels
 WAIT_SECONDS = 600  # a fine-tune and its gate, on a busy machine
 SETTINGS = {
     "FINETUNE__MIN_NEW_REGIONS": TRAIN + HOLDOUT,
-    "FINETUNE__STEPS": 40,
+    "FINETUNE__STEPS": 60,
     "FINETUNE__BATCH": 4,
     "FINETUNE__LEARNING_RATE": 1e-3,
     "FINETUNE__GATE_CLICKS": 5,
