@@ -95,10 +95,12 @@ class Head(nn.Module):
         self.seg_conv = nn.Conv2d(width, 1, 1)
 
     def features(self, maps: list[Tensor]) -> Tensor:
-        """The fused features. The fusing 1x1 convolution is linear and so is bilinear
-        up-sampling, so
-        each map is multiplied by its slice of the weights at its own resolution and the results are
-        added after up-sampling: the same numbers for about a third of the work."""
+        """The fused features.
+
+        The fusing 1x1 convolution is linear and so is bilinear up-sampling, so each map is
+        multiplied by its slice of the weights at its own resolution and the results are added
+        after up-sampling: the same numbers for about a third of the work.
+        """
         size = maps[0].shape[-2:]
         weights = self.fusion_conv.conv.weight.chunk(len(maps), dim=1)
         total = None

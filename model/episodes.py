@@ -1,10 +1,8 @@
-"""One training episode: first prompts, then fed-back clicks without gradient, then the step that
-learns.
+"""One training episode: first prompts, fed-back clicks without gradient, the step that learns.
 
 SegNext's recipe (arXiv 2404.00741, after RITM, arXiv 2102.06583): 0 to 3 iterative clicks, each
-put where the current
-mask is wrong, the predicted mask fed back, gradients only through the last pass. Boxes are mixed
-in.
+put where the current mask is wrong, the predicted mask fed back, gradients only through the last
+pass. Boxes are mixed in.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""How good a network is with a simulated annotator: IoU by number of clicks, NoC, k-mIoU,
-boundary IoU.
+"""How good a network is with a simulated annotator: IoU by clicks, NoC, k-mIoU, boundary IoU.
 
 The protocol is the field's (RITM, SegNext): each click is the deepest pixel of the larger error
-region, up to 20;
-a pixel belongs to the mask above the network's threshold. See ``model.simulation.next_click``.
+region, up to 20; a pixel belongs to the mask above the network's threshold. See
+``model.simulation.next_click``.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""What an annotator tells the network about one object, and the dense map the network reads it
-from.
+"""What an annotator tells the network about one object, and the dense map made of it.
 
 The map follows SegNext (arXiv 2404.00741): three channels at the network's input size, previous
 mask, positive, negative. Clicks are binary disks; boxes are filled regions in the positive channel.
@@ -48,8 +47,7 @@ class Prompt:
         clicks: clicks, oldest first.
         boxes: boxes; all mean the same object.
         mask: float32 ``[h, w]`` probabilities in [0, 1] over the whole image at any resolution:
-            what the
-            network answered before. ``None`` when there was no answer yet.
+            what the network answered before. ``None`` when there was no answer yet.
     """
 
     clicks: tuple[Click, ...] = ()
@@ -62,8 +60,7 @@ def check_prompt(prompt: Prompt) -> None:
 
     Raises:
         PromptError: nothing in it, more than ``MAX_PROMPTS`` items, a coordinate that is not
-            finite, or a mask
-            that is not a non-empty 2-D array of finite numbers.
+            finite, or a mask that is not a non-empty 2-D array of finite numbers.
     """
     n = len(prompt.clicks) + len(prompt.boxes)
     if n == 0 and prompt.mask is None:

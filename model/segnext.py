@@ -214,8 +214,11 @@ class SegNext(nn.Module):
 
     @cached_property
     def encoder_fingerprint(self) -> str:
-        """16 hex digits over the encoder's weights; equal fingerprints give equal embeddings."""
-        digest = hashlib.sha256(self.config.encoder.encode())
+        """16 hex digits over the encoder's weights and what else decides about its features but
+        the input size; equal fingerprints give equal embeddings."""
+        c = self.config
+        shape = (c.encoder, c.depth, c.heads, c.window_freq, c.pretrain_grid, c.mean, c.std)
+        digest = hashlib.sha256(repr(shape).encode())
         for name, tensor in sorted(self.backbone.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
