@@ -1,5 +1,4 @@
-"""Checkpoints: ours (safetensors, half precision, the config inside) and the authors' released
-ones."""
+"""Checkpoints: ours (safetensors, half precision, config inside) and the authors' released ones."""
 
 from __future__ import annotations
 

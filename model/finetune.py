@@ -1,5 +1,7 @@
-"""Fine-tunes everything but the encoder, on embeddings alone: minutes, and no stored embedding
-goes stale."""
+"""Fine-tunes everything but the encoder, on embeddings alone.
+
+Minutes instead of hours, and no stored embedding goes stale.
+"""
 
 from __future__ import annotations
 
