@@ -11,6 +11,10 @@ from collections import Counter
 
 import pytest
 
+from tests.mongod import mongod_uri
+
+__all__ = ["mongod_uri"]  # a fixture of every test
+
 # Set before torch, fiftyone and the worker are imported by any test module.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")

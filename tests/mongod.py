@@ -1,6 +1,6 @@
 """A real mongod for the tests that need FiftyOne: started once a session, on a port of its own.
 
-Use it from a test module with ``from tests.mongod import mongod_uri  # noqa: F401``.
+One for the whole run: a process uses FiftyOne with one database only. See ``tests/conftest.py``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,12 @@ class Rectangle:
 class LabelStudioPage:
     """One logged-in annotator in one tab. Image coordinates are pixels of the upright image."""
 
-    def _switch_on(self, switch: Locator) -> None:
+    def _switch_on(self, switch: Locator, *, pressed: Locator) -> None:
         """Press until it is on: one that moves or is drawn anew just then loses the press."""
+        deadline = time.monotonic() + LOAD_MS / 1000
         while not switch.is_checked():
-            switch.click(force=True)
+            assert time.monotonic() < deadline, "the switch does not go on"
+            pressed.click(force=True)
             self.page.wait_for_timeout(300)
 
     def __init__(self, page: Page, server: LabelStudioServer) -> None:
@@ -68,9 +71,12 @@ class LabelStudioPage:
 
     def use_smart_tools(self) -> None:
         """Switch Auto-Annotation on, and have the label stay selected from click to click."""
-        self._switch_on(self.page.get_by_test_id(AUTO_ANNOTATION))
+        toggle = self.page.get_by_test_id(AUTO_ANNOTATION)
+        self._switch_on(toggle, pressed=toggle)
         self.page.get_by_test_id("bottombar-settings-button").click()
-        self._switch_on(self.page.locator("label", has_text=KEEP_LABEL).locator("input"))
+        keep = self.page.locator("label", has_text=KEEP_LABEL)
+        keep.wait_for()
+        self._switch_on(keep.locator("input"), pressed=keep)
         self.page.keyboard.press("Escape")
         self.page.get_by_text(KEEP_LABEL).wait_for(state="hidden")
 

@@ -19,9 +19,7 @@ from playwright.sync_api import Browser, Page, expect
 from pipeline.mirror import mirror
 from tests.browser.fiftyone_page import PATIENCE, green_share, samples, visit, wait_for_green
 from tests.mirror_world import World, accept, make_world
-from tests.mongod import free_port, mongod_uri
-
-__all__ = ["mongod_uri"]  # pytest finds the fixture here
+from tests.mongod import free_port
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

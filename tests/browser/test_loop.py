@@ -282,7 +282,7 @@ def test_accepted_masks_train_a_model_that_the_gate_lets_serve(
 def test_fiftyone_shows_the_masks(loop: Loop, team: Page, tmp_path: Path) -> None:
     accepted = len(loop.labelled) + 1
     loop.wait(_round_after_the_decision, "the next round")
-    deadline = time.monotonic() + PATIENCE / 1000
+    deadline = time.monotonic() + 3 * PATIENCE / 1000
     while True:  # the mirror runs by itself after the round, and every while
         visit(team, loop.settings, f"datasets/{loop.settings.fiftyone.dataset}?view=accepted")
         if team.get_by_text(f"{accepted} samples", exact=True).is_visible():

@@ -21,9 +21,6 @@ from pipeline.settings import FiftyOneSettings
 from pipeline.store import Store
 from pipeline.tables import Annotation, Image, Region, Task
 from tests.mirror_world import PROJECT, World, accept, disc, make_world
-from tests.mongod import mongod_uri
-
-__all__ = ["mongod_uri"]  # pytest finds the fixture here
 
 pytestmark = pytest.mark.integration
 

@@ -11,7 +11,8 @@ from pipeline.settings import Settings
 
 def test_only_long_tasks_wait_behind_a_fine_tune() -> None:
     long = {name for name in TASKS if QUEUES[name] == TRAINING_QUEUE}
-    assert long == {"maskloop.finetune", "maskloop.select", "maskloop.mirror"}
+    names = ("finetune", "select", "select_if_due", "mirror")
+    assert long == {f"maskloop.{name}" for name in names}
 
 
 def test_without_redis_sending_is_one_sentence_and_shows_no_password(tmp_path: Path) -> None:
