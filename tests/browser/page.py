@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Locator, Page, Response
+from playwright.sync_api import Error, Locator, Page, Response
 
 from tests.services import LabelStudioServer
 
 LOAD_MS = 60_000  # the first page of a server that just started, on a busy machine
+PRESS_MS = 3_000
 ANSWER_MS = 60_000  # a first click may have to encode the image
 KEEP_LABEL = "Keep label selected after creating a region"
 AUTO_ANNOTATION = "bottombar-auto-annotation-toggle"
@@ -33,11 +35,12 @@ class LabelStudioPage:
     """One logged-in annotator in one tab. Image coordinates are pixels of the upright image."""
 
     def _switch_on(self, switch: Locator, *, pressed: Locator) -> None:
-        """Press until it is on: one that moves or is drawn anew just then loses the press."""
+        """Press until it is on: one that moves or is drawn anew just then cannot be pressed."""
         deadline = time.monotonic() + LOAD_MS / 1000
         while not switch.is_checked():
             assert time.monotonic() < deadline, "the switch does not go on"
-            pressed.click(force=True)
+            with suppress(Error):
+                pressed.click(force=True, timeout=PRESS_MS)
             self.page.wait_for_timeout(300)
 
     def __init__(self, page: Page, server: LabelStudioServer) -> None:
