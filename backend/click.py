@@ -12,7 +12,7 @@ from backend.reply import Sent, shape_reply
 from backend.scene import Scene, drawn, set_scene
 from backend.services import Services
 from backend.session import Probability, Reply, Thread, exact, previous
-from model.segnext import Prediction
+from model.prediction import Prediction
 from pipeline.label_config import read_label_config
 from pipeline.masks import probability_from_png, probability_to_png
 from pipeline.regions import brush_region

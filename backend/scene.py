@@ -13,7 +13,8 @@ from backend.services import Services
 from backend.session import Probability, Reply, replies
 from model.embedding import Embedding
 from model.errors import MaskloopError
-from model.segnext import Prediction, SegNext
+from model.prediction import Prediction
+from model.segnext import SegNext
 from pipeline.catalog import task_image, task_row
 from pipeline.label_config import LabelConfig
 from pipeline.masks import probability_from_png

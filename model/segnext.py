@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import cv2
@@ -20,66 +19,13 @@ from model.config import SegNextConfig
 from model.decoder import Detail, Fusion, Head, Neck, PromptEncoder, Similarity
 from model.embedding import Embedding
 from model.errors import ImageError
-from model.prompts import Prompt, prompt_map
+from model.prediction import Prediction
+from model.prompts import Prompt
+from model.rasterise import prompt_map
 from model.vit import ViTEncoder
 
 # Sides of the small network's input divide by this: its coarsest map is at stride 32.
 MULTIPLE = 32
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """The answer to one prompt.
-
-    Attributes:
-        logits: float32 ``[h, w]`` at stride 4 of the network's input.
-        input_size: (height, width) of the network's input.
-        image_size: (height, width) of the original image.
-        threshold: probability above which a pixel belongs to the mask.
-    """
-
-    logits: Tensor
-    input_size: tuple[int, int]
-    image_size: tuple[int, int]
-    threshold: float
-
-    @property
-    def probability(self) -> npt.NDArray[np.float32]:
-        """float32 ``[h, w]`` in [0, 1] at stride 4: the previous mask of the next prompt."""
-        array: npt.NDArray[np.float32] = self.logits.sigmoid().numpy()
-        return array
-
-    def full(self) -> npt.NDArray[np.float32]:
-        """float32 ``[H, W]`` probabilities at the original size."""
-        array: npt.NDArray[np.float32] = self._full_logits().sigmoid().numpy()
-        return array
-
-    def mask(self) -> npt.NDArray[np.bool_]:
-        """bool ``[H, W]`` at the original size."""
-        # Comparing logits with the threshold's own logit spares a sigmoid over every pixel.
-        cut = float(np.log(self.threshold / (1 - self.threshold)))
-        array: npt.NDArray[np.bool_] = (self._full_logits() > cut).numpy()
-        return array
-
-    @property
-    def score(self) -> float:
-        """How sure the network is of its own mask, in [0, 1]: the soft IoU of the mask with its
-        probabilities; 0 for an empty mask. Not calibrated."""
-        probability = self.logits.sigmoid()
-        inside = probability > self.threshold
-        union = torch.where(inside, torch.ones_like(probability), probability).sum()
-        return float(probability[inside].sum() / union.clamp_min(1e-6))
-
-    def _full_logits(self) -> Tensor:
-        return restore_size(self.logits[None, None], self.input_size, self.image_size)[0, 0]
-
-
-def restore_size(
-    logits: Tensor, input_size: tuple[int, int], image_size: tuple[int, int]
-) -> Tensor:
-    """Logits ``[B, 1, h, w]`` -> ``[B, 1, H, W]`` by the reference's two bilinear steps."""
-    at_input = F.interpolate(logits, input_size, mode="bilinear", align_corners=True)
-    return F.interpolate(at_input, image_size, mode="bilinear", align_corners=False)
 
 
 class SegNext(nn.Module):

@@ -25,7 +25,7 @@ from pipeline.selection import unit
 
 if TYPE_CHECKING:
     from model.embedding import Embedding
-    from model.segnext import Prediction
+    from model.prediction import Prediction
 
 Floats = npt.NDArray[np.float64]
 

@@ -1,0 +1,121 @@
+"""The network's answer to one prompt, from logits at stride 4 to a mask of the original size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CANVAS = 2048  # longest side of the map that a windowed answer is pasted into
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of an image: whole pixels of the original upright image, half open."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.bottom - self.top, self.right - self.left
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Cuts the window out of an array ``[H, W, ...]``."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The answer to one prompt.
+
+    Attributes:
+        logits: float32 ``[h, w]`` at stride 4 of the network's input.
+        input_size: (height, width) of the network's input.
+        image_size: (height, width) of the original image.
+        threshold: probability above which a pixel belongs to the mask.
+        window: the part of the image that the network saw and ``logits`` cover; ``None``: all of
+            it. Outside it the probability is 0.
+    """
+
+    logits: Tensor
+    input_size: tuple[int, int]
+    image_size: tuple[int, int]
+    threshold: float
+    window: Window | None = None
+
+    @property
+    def probability(self) -> npt.NDArray[np.float32]:
+        """float32 ``[h', w']`` in [0, 1] over the whole image: the previous mask of the next
+        prompt. At stride 4 of the network's input; for a windowed answer as fine as its logits,
+        but at most ``CANVAS`` a side."""
+        whole = self.logits if self.window is None else self._pasted(self.window)
+        array: npt.NDArray[np.float32] = whole.sigmoid().numpy()
+        return array
+
+    def full(self) -> npt.NDArray[np.float32]:
+        """float32 ``[H, W]`` probabilities at the original size."""
+        covered = self.window or Window(0, 0, *self.image_size)
+        logits = restore_size(self.logits[None, None], self.input_size, covered.size)[0, 0]
+        inside: npt.NDArray[np.float32] = logits.sigmoid().numpy()
+        if self.window is None:
+            return inside
+        whole = np.zeros(self.image_size, np.float32)
+        whole[covered.slices] = inside
+        return whole
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """bool ``[H, W]`` at the original size."""
+        return self.full() > self.threshold
+
+    @property
+    def score(self) -> float:
+        """How sure the network is of its own mask, in [0, 1]: the soft IoU of the mask with its
+        probabilities; 0 for an empty mask. Not calibrated."""
+        probability = self.logits.sigmoid()
+        inside = probability > self.threshold
+        union = torch.where(inside, torch.ones_like(probability), probability).sum()
+        return float(probability[inside].sum() / union.clamp_min(1e-6))
+
+    def _pasted(self, window: Window) -> Tensor:
+        """The logits on a canvas over the whole image, -inf outside the window."""
+        wanted = [
+            whole * cells / covered
+            for whole, cells, covered in zip(
+                self.image_size, self.logits.shape, window.size, strict=True
+            )
+        ]
+        shrink = min(1.0, CANVAS / max(wanted))
+        canvas = torch.full([max(round(side * shrink), 1) for side in wanted], -torch.inf)
+        inside, places = [], []  # per axis: the canvas cells in the window, and where in it
+        for axis, start in enumerate((window.top, window.left)):
+            cells = torch.arange(canvas.shape[axis]) + 0.5
+            share = (cells * self.image_size[axis] / len(cells) - start) / window.size[axis]
+            inside.append((share >= 0) & (share < 1))
+            # As in ``restore_size``: a pixel at the network's input, whose outermost pixels are
+            # the outermost logits; those are -1 and 1 to ``grid_sample``.
+            at_input = share[inside[axis]] * self.input_size[axis] - 0.5
+            places.append(2 * at_input / max(self.input_size[axis] - 1, 1) - 1)
+        if all(len(each) for each in places):
+            grid = torch.stack(torch.meshgrid(*places, indexing="ij")[::-1], 2)
+            sampled = F.grid_sample(
+                self.logits[None, None], grid[None], padding_mode="border", align_corners=True
+            )
+            canvas[inside[0][:, None] & inside[1]] = sampled.flatten()
+        return canvas
+
+
+def restore_size(
+    logits: Tensor, input_size: tuple[int, int], image_size: tuple[int, int]
+) -> Tensor:
+    """Logits ``[B, 1, h, w]`` -> ``[B, 1, H, W]`` by the reference's two bilinear steps."""
+    at_input = F.interpolate(logits, input_size, mode="bilinear", align_corners=True)
+    return F.interpolate(at_input, image_size, mode="bilinear", align_corners=False)
