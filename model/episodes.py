@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.losses import normalized_focal_loss, soft_iou_loss
-from model.prompts import Click, Prompt, prompt_map
+from model.prompts import Click, Prompt
+from model.rasterise import prompt_map
 from model.segnext import SegNext
 from model.simulation import depth, training_box, training_click
 

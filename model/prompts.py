@@ -1,28 +1,30 @@
-"""What an annotator tells the network about one object, and the dense map made of it.
+"""What an annotator tells the network about one object: clicks, boxes, polygons, scribbles, a mask
+and words, in pixels of the original upright image, freely combined.
 
-The map follows SegNext (arXiv 2404.00741): three channels at the network's input size, previous
-mask, positive, negative. Clicks are binary disks; boxes are filled regions in the positive channel.
+How each becomes part of the network's input stands in ``model.rasterise``.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from model.errors import PromptError
 
-MAX_PROMPTS = 10_000
+MAX_PROMPTS = 10_000  # clicks, boxes, polygons and scribbles of one prompt
+MAX_POINTS = 100_000  # points of one prompt's polygons and scribbles
+MAX_TEXT = 200  # characters
+
+Point = tuple[float, float]  # (row, col)
 
 
 @dataclass(frozen=True)
 class Click:
-    """A point on the object (positive) or off it, in pixels of the original upright image."""
+    """A point on the object (positive) or off it."""
 
     row: float
     col: float
@@ -31,12 +33,39 @@ class Click:
 
 @dataclass(frozen=True)
 class Box:
-    """A box around the object, in pixels of the original upright image; edges in any order."""
+    """A box around the object; edges in any order."""
 
     top: float
     left: float
     bottom: float
     right: float
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """A closed outline of the object (positive) or of something that is not it.
+
+    Attributes:
+        points: (row, col) of the corners in order; the last is joined to the first. Where the
+            outline crosses itself, the even-odd rule says what is inside.
+    """
+
+    points: tuple[Point, ...]
+    positive: bool = True
+
+
+@dataclass(frozen=True)
+class Scribble:
+    """A stroke over the object (positive) or off it.
+
+    Attributes:
+        points: (row, col) along the stroke; one point is a dot.
+        width: of the stroke, in pixels of the image; None: as wide as a click.
+    """
+
+    points: tuple[Point, ...]
+    width: float | None = None
+    positive: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,122 +74,77 @@ class Prompt:
 
     Attributes:
         clicks: clicks, oldest first.
-        boxes: boxes; all mean the same object.
+        boxes, polygons, scribbles: all mean the same object.
         mask: float32 ``[h, w]`` probabilities in [0, 1] over the whole image at any resolution:
-            what the network answered before. ``None`` when there was no answer yet.
+            what the network answered before, or a mask from elsewhere. None: there is none.
+        text: words that name the object, for networks with a text branch (``model.text``).
     """
 
     clicks: tuple[Click, ...] = ()
     boxes: tuple[Box, ...] = ()
+    polygons: tuple[Polygon, ...] = ()
+    scribbles: tuple[Scribble, ...] = ()
     mask: npt.NDArray[np.float32] | None = None
+    text: str | None = None
+
+    @property
+    def has_marks(self) -> bool:
+        """Whether something in it is drawn: a click, a box, a polygon or a scribble."""
+        return bool(self.clicks or self.boxes or self.polygons or self.scribbles)
 
 
 def check_prompt(prompt: Prompt) -> None:
     """Refuse a prompt that cannot mean anything.
 
+    What has no area (a box or polygon that is a line or a point) is no error: it is drawn as the
+    line or the point.
+
     Raises:
-        PromptError: nothing in it, more than ``MAX_PROMPTS`` items, a coordinate that is not
-            finite, or a mask that is not a non-empty 2-D array of finite numbers.
+        PromptError: nothing in it; more than ``MAX_PROMPTS`` items or ``MAX_POINTS`` points; a
+            polygon or scribble without points; a number that is not finite; a width that is not
+            above 0; a mask that is not a non-empty 2-D array of finite numbers; text that is
+            blank, longer than ``MAX_TEXT`` or holds control characters.
     """
-    n = len(prompt.clicks) + len(prompt.boxes)
-    if n == 0 and prompt.mask is None:
-        raise PromptError("The prompt is empty; give a click, a box or a mask.")
-    if n > MAX_PROMPTS:
-        raise PromptError(f"The prompt has {n} items; give at most {MAX_PROMPTS}.")
-    numbers = [value for click in prompt.clicks for value in (click.row, click.col)]
-    numbers += [
-        value for box in prompt.boxes for value in (box.top, box.left, box.bottom, box.right)
-    ]
-    if not all(math.isfinite(number) for number in numbers):
+    if not prompt.has_marks and prompt.mask is None and prompt.text is None:
+        raise PromptError("The prompt is empty; give a click, a box or another hint.")
+    shapes: tuple[Polygon | Scribble, ...] = (*prompt.polygons, *prompt.scribbles)
+    n_items = len(prompt.clicks) + len(prompt.boxes) + len(shapes)
+    if n_items > MAX_PROMPTS:
+        raise PromptError(f"The prompt has {n_items} items; give at most {MAX_PROMPTS}.")
+    n_points = sum(len(shape.points) for shape in shapes)
+    if n_points > MAX_POINTS:
+        raise PromptError(f"The prompt has {n_points} points; give at most {MAX_POINTS}.")
+    if not all(shape.points for shape in shapes):
+        raise PromptError("A polygon or scribble has no points; draw it again.")
+    try:
+        finite = all(math.isfinite(number) for number in _numbers(prompt))
+    except (TypeError, ValueError, OverflowError):
+        finite = False
+    if not finite:
         raise PromptError("A prompt's coordinate is not a finite number; give pixels of the image.")
+    if any(scribble.width is not None and scribble.width <= 0 for scribble in prompt.scribbles):
+        raise PromptError("A scribble has no width; give a width above 0, or none for a click's.")
     mask = prompt.mask
     if mask is not None and (mask.ndim != 2 or mask.size == 0 or not np.isfinite(mask).all()):
         raise PromptError("A mask prompt must be a non-empty 2-D array of finite probabilities.")
+    if prompt.text is not None and not (
+        prompt.text.strip() and len(prompt.text) <= MAX_TEXT and prompt.text.isprintable()
+    ):
+        raise PromptError(
+            f"A text prompt must be 1 to {MAX_TEXT} printable characters; type a name."
+        )
 
 
-def disk_map(
-    clicks: tuple[Click, ...],
-    image_size: tuple[int, int],
-    map_size: tuple[int, int],
-    radius: int,
-) -> npt.NDArray[np.float32]:
-    """Draw clicks as disks: pixels whose squared distance from a click is at most ``radius ** 2``.
-
-    Args:
-        clicks: clicks in image pixels; their sign is not looked at.
-        image_size: (height, width) of the image.
-        map_size: (height, width) of the map.
-        radius: in pixels of the map.
-
-    Returns:
-        float32 ``[map height, map width]`` of 0 and 1. A click outside the map draws the part of
-        its disk inside.
-    """
-    height, width = map_size
-    canvas = np.zeros((height, width), np.float32)
-    offsets = np.arange(-radius, radius + 1)
-    disk = offsets[:, None] ** 2 + offsets[None, :] ** 2 <= radius**2
-    for click in clicks:
-        # Per-axis scaling, half a pixel, truncation: the reference's rule, kept to the letter
-        # for parity.
-        row = int(click.row * height / image_size[0] + 0.5)
-        col = int(click.col * width / image_size[1] + 0.5)
-        top, left = max(row - radius, 0), max(col - radius, 0)
-        bottom, right = min(row + radius + 1, height), min(col + radius + 1, width)
-        if top >= bottom or left >= right:
-            continue
-        part = disk[
-            top - row + radius : bottom - row + radius, left - col + radius : right - col + radius
-        ]
-        np.maximum(canvas[top:bottom, left:right], part, out=canvas[top:bottom, left:right])
-    return canvas
-
-
-def fill_boxes(
-    canvas: npt.NDArray[np.float32], boxes: tuple[Box, ...], image_size: tuple[int, int]
-) -> None:
-    """Set every pixel of ``canvas`` (float32 ``[h, w]``) inside a box to 1; at least one pixel
-    each."""
-    height, width = canvas.shape
-    for box in boxes:
-        rows = sorted((box.top * height / image_size[0], box.bottom * height / image_size[0]))
-        cols = sorted((box.left * width / image_size[1], box.right * width / image_size[1]))
-        top = int(np.clip(math.floor(rows[0]), 0, height - 1))
-        left = int(np.clip(math.floor(cols[0]), 0, width - 1))
-        bottom = int(np.clip(math.ceil(rows[1]), top + 1, height))
-        right = int(np.clip(math.ceil(cols[1]), left + 1, width))
-        canvas[top:bottom, left:right] = 1
-
-
-def prompt_map(
-    prompt: Prompt, image_size: tuple[int, int], map_size: tuple[int, int], radius: int
-) -> Tensor:
-    """Rasterise a prompt for the network.
-
-    Args:
-        prompt: in image pixels.
-        image_size: (height, width) of the original image.
-        map_size: (height, width) of the network's input.
-        radius: of a click's disk, in pixels of the map.
-
-    Returns:
-        float32 ``[3, map height, map width]`` in [0, 1]: previous mask, positive, negative.
-
-    Raises:
-        PromptError: see ``check_prompt``.
-    """
-    check_prompt(prompt)
-    channels = torch.zeros(3, *map_size)
-    if prompt.mask is not None:
-        mask = torch.from_numpy(np.ascontiguousarray(prompt.mask, np.float32))[None, None]
-        channels[0] = F.interpolate(mask, map_size, mode="bilinear", align_corners=False)[0, 0]
-    positive = disk_map(
-        tuple(click for click in prompt.clicks if click.positive), image_size, map_size, radius
-    )
-    fill_boxes(positive, prompt.boxes, image_size)
-    negative = disk_map(
-        tuple(click for click in prompt.clicks if not click.positive), image_size, map_size, radius
-    )
-    channels[1] = torch.from_numpy(positive)
-    channels[2] = torch.from_numpy(negative)
-    return channels
+def _numbers(prompt: Prompt) -> Iterator[float]:
+    for click in prompt.clicks:
+        yield from (click.row, click.col)
+    for box in prompt.boxes:
+        yield from (box.top, box.left, box.bottom, box.right)
+    for polygon in prompt.polygons:
+        for row, col in polygon.points:
+            yield from (row, col)
+    for scribble in prompt.scribbles:
+        for row, col in scribble.points:
+            yield from (row, col)
+        if scribble.width is not None:
+            yield scribble.width

@@ -1,4 +1,4 @@
-"""Prompts become the dense map the network reads, by the reference's rule to the pixel."""
+"""A prompt that cannot mean anything is refused in a sentence; one that can is not."""
 
 from __future__ import annotations
 
@@ -6,47 +6,19 @@ import numpy as np
 import pytest
 
 from model.errors import PromptError
-from model.prompts import MAX_PROMPTS, Box, Click, Prompt, disk_map, prompt_map
+from model.prompts import (
+    MAX_POINTS,
+    MAX_PROMPTS,
+    MAX_TEXT,
+    Box,
+    Click,
+    Polygon,
+    Prompt,
+    Scribble,
+    check_prompt,
+)
 
-
-def test_a_click_is_the_disk_of_pixels_within_the_radius():
-    drawn = disk_map((Click(30, 40),), (100, 100), (100, 100), 5)
-    rows, cols = np.indices((100, 100))
-    expected = (rows - 30) ** 2 + (cols - 40) ** 2 <= 25
-    np.testing.assert_array_equal(drawn > 0, expected)
-
-
-def test_coordinates_scale_per_axis_add_a_half_and_truncate():
-    drawn = disk_map((Click(row=7, col=11),), (20, 50), (64, 64), 0)
-    row, col = int(7 * 64 / 20 + 0.5), int(11 * 64 / 50 + 0.5)
-    assert np.argwhere(drawn).tolist() == [[row, col]]
-
-
-def test_a_click_outside_draws_only_what_reaches_inside():
-    assert disk_map((Click(-3, 10),), (50, 50), (50, 50), 5).sum() > 0
-    assert disk_map((Click(-300, 10),), (50, 50), (50, 50), 5).sum() == 0
-    assert disk_map((Click(1e12, -1e12),), (50, 50), (50, 50), 5).sum() == 0
-
-
-def test_channels_are_mask_positive_negative():
-    mask = np.full((4, 4), 0.25, np.float32)
-    prompt = Prompt((Click(10, 10), Click(40, 40, positive=False)), mask=mask)
-    channels = prompt_map(prompt, (50, 50), (64, 64), 2).numpy()
-    np.testing.assert_allclose(channels[0], 0.25)
-    assert channels[1, 13, 13] == 1 and channels[2, 13, 13] == 0
-    assert channels[2, 51, 51] == 1 and channels[1, 51, 51] == 0
-
-
-def test_a_box_fills_its_region_whatever_the_order_of_its_edges():
-    one = prompt_map(Prompt(boxes=(Box(10, 20, 30, 40),)), (64, 64), (64, 64), 5)
-    other = prompt_map(Prompt(boxes=(Box(30, 40, 10, 20),)), (64, 64), (64, 64), 5)
-    assert one[1].sum() == 20 * 20 and one[1, 10:30, 20:40].min() == 1
-    assert bool((one == other).all())
-
-
-@pytest.mark.parametrize("box", [Box(5, 5, 5, 5), Box(-9, -9, -5, -5), Box(900, 900, 950, 950)])
-def test_a_degenerate_box_still_marks_a_pixel(box):
-    assert prompt_map(Prompt(boxes=(box,)), (64, 64), (32, 32), 5)[1].sum() >= 1
+LINE = ((1.0, 1.0), (5.0, 5.0))
 
 
 @pytest.mark.parametrize(
@@ -56,12 +28,46 @@ def test_a_degenerate_box_still_marks_a_pixel(box):
         Prompt((Click(float("nan"), 1),)),
         Prompt((Click(1, float("inf")),)),
         Prompt(boxes=(Box(0, 0, float("nan"), 1),)),
+        Prompt(polygons=(Polygon(()),)),
+        Prompt(polygons=(Polygon(((1, 1), (float("nan"), 2), (3, 3))),)),
+        Prompt(polygons=(Polygon(((1, 1), ("2", 2), (3, 3))),)),  # type: ignore[arg-type]
+        Prompt(polygons=(Polygon(((1, 10**400), (2, 2))),)),
+        Prompt(polygons=(Polygon(((1, 1, 1), (2, 2, 2))),)),  # type: ignore[arg-type]
+        Prompt(polygons=(Polygon(LINE * MAX_POINTS),)),
+        Prompt(scribbles=(Scribble(()),)),
+        Prompt(scribbles=(Scribble(((float("-inf"), 0),)),)),
+        Prompt(scribbles=(Scribble(LINE, width=0),)),
+        Prompt(scribbles=(Scribble(LINE, width=-3),)),
+        Prompt(scribbles=(Scribble(LINE, width=float("nan")),)),
         Prompt((Click(1, 1),), mask=np.zeros((0, 4), np.float32)),
         Prompt((Click(1, 1),), mask=np.zeros(4, np.float32)),
         Prompt((Click(1, 1),), mask=np.full((2, 2), np.nan, np.float32)),
         Prompt((Click(1, 1),) * (MAX_PROMPTS + 1)),
+        Prompt(scribbles=(Scribble(LINE),) * (MAX_PROMPTS + 1)),
+        Prompt(text=""),
+        Prompt(text="  "),
+        Prompt(text="a\0b"),
+        Prompt(text="a\ndog"),
+        Prompt(text="x" * (MAX_TEXT + 1)),
+        Prompt((Click(1, 1),), text=""),
     ],
 )
 def test_a_prompt_without_meaning_is_refused_in_a_sentence(prompt):
     with pytest.raises(PromptError, match=r"\.$"):
-        prompt_map(prompt, (10, 10), (32, 32), 5)
+        check_prompt(prompt)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        Prompt((Click(1, 1),) * MAX_PROMPTS),
+        Prompt(polygons=(Polygon(((0, 0), (0, 9), (9, 9), (9, 0)) * 2_500),)),
+        Prompt(polygons=(Polygon(((4, 4),)),)),
+        Prompt(boxes=(Box(4, 4, 4, 4),)),
+        Prompt(scribbles=(Scribble(((4, 4),), width=1e9),)),
+        Prompt(mask=np.zeros((3, 4), np.float32)),
+        Prompt(text="der Hund links"),
+    ],
+)
+def test_much_or_little_of_a_kind_is_no_error(prompt):
+    check_prompt(prompt)
