@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,10 @@ from model.errors import CheckpointError
 LARGEST = (
     4096  # no sane width, size or depth is above it; stops a hostile file from asking for more
 )
+
+TEXT_TOWER = re.compile(r"small|[\w.-]+/[\w.-]+|[\w.-]+:[^\0\n]{1,1000}")
+TEXT_HEADS = 4  # of the small text tower
+LARGEST_SMALL_TEXT = 512  # its table of 49,408 pieces of words is that wide
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,11 @@ class SegNextConfig:
         detail: channels of the stride-4 refinement; 0: none, as in the released shape.
         threshold: probability above which a pixel belongs to the mask.
         mean, std: of the network's input, per RGB channel of values in [0, 1].
+        text_tower: what turns words into a vector; empty: the network knows no words. ``small``:
+            a little transformer whose weights are the network's own; ``MODEL/TAG`` or
+            ``MODEL:FILE``: a frozen CLIP tower that open_clip knows, whose weights stay outside.
+        text_dim: length of that vector.
+        text_depth: cross-attention blocks between the vector and the image.
     """
 
     encoder: Literal["vit", "mobilenetv2"] = "vit"
@@ -58,6 +68,9 @@ class SegNextConfig:
     threshold: float = 0.49
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    text_tower: str = ""
+    text_dim: int = 0
+    text_depth: int = 0
 
     def __post_init__(self) -> None:
         numbers = (self.size, self.dim, self.heads, self.fusion_heads, self.head, self.radius)
@@ -76,9 +89,32 @@ class SegNextConfig:
             "naive",
         ):
             raise CheckpointError("The network's config names a part that does not exist here.")
+        if self.text_tower != "":
+            self._check_text()
+
+    def _check_text(self) -> None:
+        if not (isinstance(self.text_tower, str) and TEXT_TOWER.fullmatch(self.text_tower)):
+            raise CheckpointError(
+                "The network's config names no text tower; it is small, MODEL/TAG or MODEL:FILE."
+            )
+        small = self.text_tower == "small"
+        largest = LARGEST_SMALL_TEXT if small else LARGEST
+        if not (
+            isinstance(self.text_dim, int)
+            and isinstance(self.text_depth, int)
+            and 0 < self.text_dim <= largest
+            and 0 <= self.text_depth <= 100
+            and not (small and self.text_dim % TEXT_HEADS)
+        ):
+            raise CheckpointError(
+                "The network's config holds a width or depth of text that is out of range."
+            )
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+        values = asdict(self)
+        if not self.text_tower:  # such a file means, and reads, what it did before there was text
+            values = {k: v for k, v in values.items() if not k.startswith("text_")}
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> SegNextConfig:

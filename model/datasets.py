@@ -1,31 +1,40 @@
 """Folders of images with object masks: ``manifest.jsonl``, ``images/`` and ``masks/``.
 
 A mask is an 8-bit palette PNG: 0 background, 1..254 instances, 255 ignore. A manifest line names
-``image`` and ``mask`` relative to the folder and may name a ``split``.
+``image`` and ``mask`` relative to the folder and may name a ``split``. It may also name what the
+instances are: ``categories`` for each by its index (``{"1": "cat", "2": "dog"}``), or ``category``
+for all of them.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from model.errors import DatasetError
+from model.errors import DatasetError, PromptError
+from model.prompts import Prompt, check_prompt
 
 IGNORE = 255
 
 
 @dataclass(frozen=True)
 class MaskItem:
-    """One image of a folder: paths of its picture and its mask."""
+    """One image of a folder: paths of its picture and its mask, and what its instances are called.
+
+    ``categories`` maps an instance's index to its name; None where the manifest names nothing.
+    """
 
     name: str
     image: Path
     mask: Path
+    categories: Mapping[int, str] | None = field(default=None, hash=False)
 
     def load_image(self) -> npt.NDArray[np.uint8]:
         """uint8 ``[H, W, 3]`` RGB, upright.
@@ -74,12 +83,27 @@ def read_folder(folder: Path, split: str | None = None) -> list[MaskItem]:
             entry = json.loads(line)
             if split is None or entry.get("split") == split:
                 image, mask = folder / entry["image"], folder / entry["mask"]
-                items.append(MaskItem(entry.get("name", image.stem), image, mask))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+                name = entry.get("name", image.stem)
+                items.append(MaskItem(name, image, mask, _categories(entry)))
+        except (ValueError, KeyError, AttributeError, TypeError, PromptError) as error:
             raise DatasetError(f"{manifest}, line {number}: {error!r}; mend the line.") from None
     if not items:
         raise DatasetError(f"{folder} holds no item of split {split!r}; name another.")
     return items
+
+
+def _categories(entry: Mapping[str, Any]) -> dict[int, str] | None:
+    if "category" not in entry and "categories" not in entry:
+        return None
+    names: dict[int, str] = {}
+    if "category" in entry:
+        names = dict.fromkeys(range(1, IGNORE), entry["category"])
+    names |= {int(index): name for index, name in entry.get("categories", {}).items()}
+    for index, name in names.items():
+        check_prompt(Prompt(text=name))
+        if not 0 < index < IGNORE:
+            raise ValueError(f"{index} is no instance's index")
+    return {index: " ".join(name.split()) for index, name in names.items()}
 
 
 def largest_instance(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_] | None:

@@ -18,10 +18,11 @@ from model.cnn import MobileNetEncoder
 from model.config import SegNextConfig
 from model.decoder import Detail, Fusion, Head, Neck, PromptEncoder, Similarity
 from model.embedding import Embedding
-from model.errors import ImageError
+from model.errors import ImageError, PromptError
 from model.prediction import Prediction
 from model.prompts import Prompt
 from model.rasterise import prompt_map
+from model.text import TextBranch
 from model.vit import ViTEncoder
 
 # Sides of the small network's input divide by this: its coarsest map is at stride 32.
@@ -42,6 +43,7 @@ class SegNext(nn.Module):
         self.head = Head(config.neck, config.head, config.dropout)
         self.similarity = Similarity(config.dim) if small else None
         self.detail = Detail(config.head, config.detail) if small and config.detail else None
+        self.text_branch = TextBranch(config) if config.text_tower else None
 
     # --- for whoever answers clicks ---
 
@@ -69,7 +71,9 @@ class SegNext(nn.Module):
         """Answer one prompt on an encoded image.
 
         Raises:
-            PromptError: the prompt means nothing; see ``model.prompts.check_prompt``.
+            PromptError: the prompt means nothing; see ``model.prompts.check_prompt``. Or it has
+                text and the network has no text branch.
+            CheckpointError: it has text and the text tower's weights cannot be had.
         """
         return self.decode_many(embedding, [prompt])[0]
 
@@ -83,7 +87,7 @@ class SegNext(nn.Module):
         n = len(prompts)
         features = embedding.features.to(maps)[None].expand(n, -1, -1, -1)
         skips = tuple(skip.to(maps)[None].expand(n, -1, -1, -1) for skip in embedding.skips)
-        logits = self(features, skips, maps).float().cpu()
+        logits = self(features, skips, maps, self.text_vectors(prompts)).float().cpu()
         return [
             Prediction(each[0], size, embedding.image_size, self.config.threshold)
             for each in logits
@@ -91,13 +95,20 @@ class SegNext(nn.Module):
 
     # --- for whoever trains ---
 
-    def forward(self, features: Tensor, skips: tuple[Tensor, ...], prompt: Tensor) -> Tensor:
+    def forward(
+        self,
+        features: Tensor,
+        skips: tuple[Tensor, ...],
+        prompt: Tensor,
+        text: Tensor | None = None,
+    ) -> Tensor:
         """Decode a batch.
 
         Args:
             features: ``[B, C, H/16, W/16]``.
             skips: the encoder's finer maps, batched; empty for the ViT.
             prompt: ``[B, 3, H, W]`` in [0, 1].
+            text: ``text_vectors`` of the prompts, ``[B, text_dim]``; None: nothing was said.
 
         Returns:
             Logits ``[B, 1, H/4, W/4]``.
@@ -105,6 +116,8 @@ class SegNext(nn.Module):
         fused = features + self.visual_prompts_encoder(prompt)
         if self.similarity is not None:
             fused = fused + self.similarity(features, prompt)
+        if self.text_branch is not None and text is not None:
+            fused = fused + self.text_branch(features, text)
         maps = self.neck(self.fusion_blocks(fused))
         if self.detail is None:
             out: Tensor = self.head(maps)
@@ -113,6 +126,24 @@ class SegNext(nn.Module):
         coarse: Tensor = self.head.seg_conv(self.head.dropout(shared))
         fine: Tensor = self.detail(shared, skips, prompt)
         return coarse + fine
+
+    def text_vectors(self, prompts: Sequence[Prompt]) -> Tensor | None:
+        """The vectors of the prompts' texts, float32 ``[B, text_dim]`` on the network's device;
+        None when no prompt has text.
+
+        Raises:
+            PromptError: a prompt has text and the network has no text branch.
+            CheckpointError: the text tower's weights cannot be had.
+        """
+        texts = [prompt.text for prompt in prompts]
+        if not any(texts):
+            return None
+        if self.text_branch is None:
+            raise PromptError(
+                "The serving model knows no words; click the object, or train a text branch with "
+                "`maskloop train text`."
+            )
+        return self.text_branch.vectors(texts)
 
     def decoder_parameters(self) -> list[nn.Parameter]:
         """Every parameter that a fine-tune may change without making an embedding stale."""

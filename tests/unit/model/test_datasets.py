@@ -37,6 +37,28 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
         read_folder(tmp_path)
 
 
+def test_a_manifest_may_name_what_the_instances_are(tmp_path):
+    lines: list[dict] = [
+        {},
+        {"categories": {"1": " big  cat", "2": "dog"}},
+        {"category": "horse", "categories": {"7": "rider"}},
+        {"categories": {}},
+    ]
+    entries = [{"image": "a.png", "mask": "b.png"} | line for line in lines]
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text("\n".join(json.dumps(entry) for entry in entries))
+    unnamed, each, all_alike, nothing = [item.categories for item in read_folder(tmp_path)]
+    assert unnamed is None and nothing == {}
+    assert each == {1: "big cat", 2: "dog"}
+    assert all_alike[1] == all_alike[254] == "horse" and all_alike[7] == "rider"
+    assert 255 not in all_alike and 0 not in all_alike
+    for bad in (["cat"], {"0": "sky"}, {"255": "sky"}, {"x": "cat"}, {"1": 5}, {"1": " "},
+                {"1": "a\0"}, {"1": "c" * 201}):  # fmt: skip
+        manifest.write_text(json.dumps(entries[0] | {"categories": bad}))
+        with pytest.raises(DatasetError, match=r"line 1.*mend the line\.$"):
+            read_folder(tmp_path)
+
+
 def test_damaged_pictures_and_masks_are_named(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"no picture")
     Image.new("RGB", (4, 4)).save(tmp_path / "rgb.png")
