@@ -12,16 +12,20 @@ from model.datasets import IGNORE, MaskItem
 
 MIN_AREA = 150  # pixels of an instance inside a crop below which it is no target
 PAD = 128
+# Share of crops that zoom in on their object, as the second look does on small ones.
+ZOOM_SHARE = 0.3
+MAX_ZOOM = 4.0
 
 
 @dataclass(frozen=True, eq=False)
 class Crop:
     """A square crop: ``image`` uint8 ``[L, L, 3]`` RGB, ``targets`` bool ``[T, L, L]``,
-    ``known`` bool ``[L, L]``."""
+    ``known`` bool ``[L, L]``, ``objects`` bool ``[L, L]``: the pixels of every labelled object."""
 
     image: npt.NDArray[np.uint8]
     targets: npt.NDArray[np.bool_]
     known: npt.NDArray[np.bool_]
+    objects: npt.NDArray[np.bool_]
 
 
 def make_crop(item: MaskItem, size: int, n_targets: int, rng: np.random.Generator) -> Crop | None:
@@ -66,7 +70,8 @@ def make_crop(item: MaskItem, size: int, n_targets: int, rng: np.random.Generato
         targets[i] = moved == index
         if len(candidates) > 1 and rng.random() < 0.1:
             targets[i] |= moved == rng.choice(candidates)
-    return Crop(_recolour(np.asarray(warped, np.uint8), rng), targets, moved != IGNORE)
+    known = moved != IGNORE
+    return Crop(_recolour(np.asarray(warped, np.uint8), rng), targets, known, known & (moved > 0))
 
 
 def _transform(
@@ -74,7 +79,12 @@ def _transform(
 ) -> npt.NDArray[np.float64]:
     """A 2x3 affine map of image pixels to crop pixels that keeps part of ``focus`` in view."""
     height, width = focus.shape
+    rows, cols = np.nonzero(focus)
     scale = size / max(height, width) * float(np.exp(rng.uniform(np.log(0.75), np.log(1.8))))
+    if rng.random() < ZOOM_SHARE:
+        extent = int(max(np.ptp(rows), np.ptp(cols))) + 1
+        wanted = float(rng.uniform(0.25, 0.9)) * size / extent
+        scale = min(max(scale, wanted), MAX_ZOOM * scale)
     stretch = float(np.exp(rng.uniform(-0.15, 0.15)))
     angle = np.deg2rad(rng.uniform(-15, 15)) if rng.random() < 0.3 else 0.0
     mirror = -1.0 if rng.random() < 0.5 else 1.0
@@ -82,7 +92,6 @@ def _transform(
     linear = np.array([[cos, -sin], [sin, cos]]) @ np.diag([mirror * stretch, 1 / stretch]) * scale
     # Aim at the middle of the image where it fits, and towards a point of the object where it
     # does not.
-    rows, cols = np.nonzero(focus)
     pick = int(rng.integers(len(rows)))
     fits = min(1.0, size / (scale * max(height, width)))
     centre = np.array([width / 2, height / 2]) * fits

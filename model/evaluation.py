@@ -2,10 +2,14 @@
 
 The protocol is the field's (RITM, SegNext): each click is the deepest pixel of the larger error
 region, up to 20; a pixel belongs to the mask above the network's threshold. See
-``model.simulation.next_click``.
+``model.simulation.next_click``. The first prompt may be of another kind, which then counts as the
+first click (``model.simulation.start_prompt``).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -16,7 +20,7 @@ from model.embedding import Embedding
 from model.progress import Progress, silent
 from model.prompts import Prompt
 from model.segnext import SegNext
-from model.simulation import next_click
+from model.simulation import next_click, start_prompt
 
 Mask = npt.NDArray[np.bool_]
 MAX_CLICKS = 20
@@ -52,6 +56,7 @@ def click_curve(
     target: Mask,
     clicks: int = MAX_CLICKS,
     known: Mask | None = None,
+    start: str = "click",
 ) -> tuple[npt.NDArray[np.float64], list[Mask]]:
     """Click an object until the clicks are used up.
 
@@ -60,6 +65,7 @@ def click_curve(
         target: bool ``[H, W]`` at the original size, not empty.
         clicks: how many at most.
         known: bool ``[H, W]``, pixels that count; None: all.
+        start: kind of the first prompt, of ``model.simulation.START_KINDS``.
 
     Returns:
         IoU after each click, float64 ``[clicks]`` (a perfect mask needs no more clicks: its
@@ -71,43 +77,56 @@ def click_curve(
     masks: list[Mask] = []
     prompt = Prompt()
     for k in range(clicks):
-        click = next_click(target, predicted, used, known)
-        if click is None:
-            curve[k:] = curve[k - 1] if k else 1.0
-            break
-        prompt = Prompt((*prompt.clicks, click), mask=prompt.mask)
+        if k == 0 and start != "click":
+            prompt = start_prompt(start, target)
+        else:
+            click = next_click(target, predicted, used, known)
+            if click is None:
+                curve[k:] = curve[k - 1] if k else 1.0
+                break
+            prompt = replace(prompt, clicks=(*prompt.clicks, click))
         prediction = model.decode(embedding, prompt)
         predicted = prediction.mask()
         masks.append(predicted)
         curve[k] = iou(predicted & known, target & known)
-        prompt = Prompt(prompt.clicks, mask=prediction.probability)
+        prompt = replace(prompt, mask=prediction.probability)
     return curve, masks
 
 
 def evaluate_folder(
-    model: SegNext, items: list[MaskItem], clicks: int = MAX_CLICKS, progress: Progress = silent
-) -> tuple[list[str], npt.NDArray[np.float64]]:
-    """Click the largest instance of every image of a set.
+    model: SegNext,
+    items: list[MaskItem],
+    clicks: int = MAX_CLICKS,
+    progress: Progress = silent,
+    starts: Sequence[str] = ("click",),
+) -> tuple[list[str], dict[str, npt.NDArray[np.float64]]]:
+    """Prompt the largest instance of every image of a set.
+
+    Args:
+        starts: kinds of first prompts; each is measured on its own, from one encoding.
 
     Returns:
-        Names and IoU curves ``[n, clicks]`` of the images that hold an instance.
+        Names of the images that hold an instance, and for each kind of ``starts`` their IoU
+        curves ``[n, clicks]``.
 
     Raises:
         DatasetError: an image or a mask cannot be read.
     """
-    names, curves = [], []
+    names: list[str] = []
+    curves: dict[str, list[npt.NDArray[np.float64]]] = {start: [] for start in starts}
     for done, item in enumerate(items):
         progress(done, len(items))
         indices = item.load_mask()
         target = largest_instance(indices)
         if target is None:
             continue
-        embedding = model.encode(item.load_image())
-        curve, _ = click_curve(model, embedding, target, clicks, indices != IGNORE)
         names.append(item.name)
-        curves.append(curve)
+        embedding = model.encode(item.load_image())
+        known = indices != IGNORE
+        for start in starts:
+            curves[start].append(click_curve(model, embedding, target, clicks, known, start)[0])
     progress(len(items), len(items))
-    return names, np.array(curves).reshape(-1, clicks)
+    return names, {start: np.array(found).reshape(-1, clicks) for start, found in curves.items()}
 
 
 def clicks_to_reach(curves: npt.NDArray[np.float64], iou_target: float) -> npt.NDArray[np.int64]:
@@ -123,8 +142,8 @@ def summarize(curves: npt.NDArray[np.float64]) -> dict[str, float]:
 
     Returns:
         ``n``; ``noc85``, ``noc90`` (mean clicks to reach that IoU); ``nof85``, ``nof90`` (how
-        many never do);
-        ``miou1``, ``miou3``, ``miou5`` (mean IoU after that many clicks, where there are as many).
+        many never do); ``miou1``, ``miou2``, ``miou3``, ``miou5`` (mean IoU after that many
+        clicks, where there are as many).
     """
     table: dict[str, float] = {"n": len(curves)}
     if not len(curves):
@@ -133,7 +152,7 @@ def summarize(curves: npt.NDArray[np.float64]) -> dict[str, float]:
         target = percent / 100
         table[f"noc{percent}"] = float(clicks_to_reach(curves, target).mean())
         table[f"nof{percent}"] = int((~(curves >= target).any(1)).sum())
-    for k in (1, 3, 5):
+    for k in (1, 2, 3, 5):
         if k <= curves.shape[1]:
             table[f"miou{k}"] = float(curves[:, k - 1].mean())
     return table

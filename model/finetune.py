@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from model.embedding import Embedding
+from model.embedding import Embedding, stack
 from model.episodes import episode_loss
 from model.errors import DatasetError
 from model.progress import Progress, silent
@@ -83,7 +83,7 @@ def finetune(
     tuned.train()
     for step in range(config.steps):
         for options in optimizer.param_groups:
-            options["lr"] = config.learning_rate * _schedule(step, config.steps)
+            options["lr"] = config.learning_rate * schedule(step, config.steps)
         chosen = rng.choice(usable, config.batch, replace=len(usable) < config.batch)
         optimizer.zero_grad(set_to_none=True)
         # Images of different shapes do not stack: each shape is a part of the step.
@@ -109,16 +109,10 @@ def finetune(
 
 def _loss(model: SegNext, drawn: list[Sample], rng: np.random.Generator) -> torch.Tensor:
     """The episode loss of samples of one shape, their masks at the network's input size."""
-    device = model.device
-    chosen = [embedding for embedding, _ in drawn]
-    # Cloned: embeddings made under inference mode cannot take part in autograd.
-    features = torch.stack([e.features.float().clone() for e in chosen]).to(device)
-    skips = tuple(
-        torch.stack([e.skips[level].float().clone() for e in chosen]).to(device)
-        for level in range(len(chosen[0].skips))
-    )
+    features, skips = stack([embedding for embedding, _ in drawn], model.device)
     masks = np.stack([mask for _, mask in drawn])
-    return episode_loss(model, features, skips, masks, np.ones_like(masks), rng)
+    unknown = np.zeros_like(masks)  # where other objects are is not recorded here
+    return episode_loss(model, features, skips, masks, np.ones_like(masks), unknown, rng)
 
 
 def _at_input_size(model: SegNext, embedding: Embedding, mask: Mask) -> Mask:
@@ -132,6 +126,8 @@ def _at_input_size(model: SegNext, embedding: Embedding, mask: Mask) -> Mask:
     return np.asarray(resized > 0)
 
 
-def _schedule(step: int, steps: int) -> float:
+def schedule(step: int, steps: int) -> float:
+    """The learning rate of a step, as a share of the peak: warms up over a tenth of the steps, then
+    falls along a cosine."""
     warm = min(1.0, (step + 1) / max(steps // 10, 1))
     return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))

@@ -1,6 +1,8 @@
-"""Trains the small network from its warm start on a folder of images with masks.
+"""Trains the small network on a folder of images with masks, from the warm start of its backbone
+or from the weights of an earlier run.
 
     python -m model.training DATA --out RUN --warm-start BACKBONE.pth
+    python -m model.training DATA --out RUN --weights CHECKPOINT
 
 Resumes from ``RUN/state.pt`` to the step after a kill; writes ``RUN/log.csv`` and
 ``RUN/model.safetensors`` (averaged weights) as it goes.
@@ -27,7 +29,7 @@ from rich.progress import Progress as Bar
 from rich.progress import TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from model.checkpoints import save
+from model.checkpoints import load, save
 from model.config import SMALL, SegNextConfig
 from model.crops import Crop, make_crop
 from model.datasets import MaskItem, read_folder
@@ -70,22 +72,30 @@ def train(
     out: Path,
     shape: SegNextConfig = SMALL,
     warm_start: Path | None = None,
+    weights: Path | None = None,
     device: str = "cpu",
 ) -> SegNext:
     """Train, or go on with what ``out`` holds.
+
+    Args:
+        warm_start: a timm state dict for the backbone; see ``load_backbone``.
+        weights: a checkpoint of this shape to start from instead of random numbers.
 
     Returns:
         The network with averaged weights, also in ``out/model.safetensors``.
 
     Raises:
         DatasetError: an image or mask cannot be read.
-        CheckpointError: the warm start or the saved state does not fit.
+        CheckpointError: the warm start, the weights or the saved state do not fit.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     model = SegNext(shape).to(device)
-    with torch.no_grad():  # a disk covers a third of a patch: without this, prompts start unheard
-        model.visual_prompts_encoder.proj.weight.mul_(4)
+    if weights is not None:
+        model.load_state_dict(_of_shape(shape, weights).state_dict())
+    else:
+        with torch.no_grad():  # a disk covers a third of a patch: prompts would start unheard
+            model.visual_prompts_encoder.proj.weight.mul_(4)
     if warm_start is not None:
         load_backbone(model, warm_start)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -121,6 +131,13 @@ def train(
     return average
 
 
+def _of_shape(shape: SegNextConfig, weights: Path) -> SegNext:
+    model = load(weights)
+    if model.config != shape:
+        raise CheckpointError(f"{weights.name} is of another shape; train from one of this shape.")
+    return model
+
+
 def load_backbone(model: SegNext, path: Path) -> None:
     """Load a timm state dict of ``mobilenetv2_100`` into the small encoder's backbone.
 
@@ -148,7 +165,8 @@ def _step(model: SegNext, crops: list[Crop], config: TrainConfig, step: int, dev
         skips = tuple(skip.repeat_interleave(counts, 0) for skip in skips)
         targets = np.concatenate([crop.targets for crop in crops])
         known = np.concatenate([np.repeat(c.known[None], len(c.targets), 0) for c in crops])
-        return episode_loss(model, features, skips, targets, known, rng)
+        others = np.concatenate([c.objects & ~c.targets for c in crops])
+        return episode_loss(model, features, skips, targets, known, others, rng)
 
 
 def _batches(items: list[MaskItem], config: TrainConfig, start: int) -> Iterator[list[Crop]]:
@@ -250,6 +268,7 @@ def main() -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--warm-start", type=Path)
+    parser.add_argument("--weights", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-bf16", action="store_true")
     for name in ("steps", "images", "targets", "crop", "seed"):
@@ -267,7 +286,14 @@ def main() -> int:
     )
     try:
         items = read_folder(arguments.data, "train")
-        train(items, config, arguments.out, SMALL, arguments.warm_start, arguments.device)
+        train(
+            items,
+            config,
+            arguments.out,
+            warm_start=arguments.warm_start,
+            weights=arguments.weights,
+            device=arguments.device,
+        )
     except MaskloopError as error:
         Console(stderr=True).print(str(error), style="red", markup=False)
         return 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +36,17 @@ Project = Annotated[
 Background = Annotated[
     bool, typer.Option("--background", help="Leave the work to a worker and return at once.")
 ]
+
+
+class FirstPrompt(StrEnum):
+    """Kinds of prompts that ``eval`` can start from; those of ``model.simulation``, and all."""
+
+    CLICK = "click"
+    BOX = "box"
+    POLYGON = "polygon"
+    SCRIBBLE = "scribble"
+    MASK = "mask"
+    ALL = "all"
 
 
 def main() -> None:
@@ -199,20 +211,37 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
     clicks: Annotated[int, typer.Option(min=5, max=20, help="Simulated clicks each.")] = 20,
     split: Annotated[str | None, typer.Option(help="Only this split of the manifest.")] = None,
+    prompt: Annotated[
+        FirstPrompt, typer.Option(help="First prompt on each object; all: measure each kind.")
+    ] = FirstPrompt.CLICK,
     as_json: Json = False,
 ) -> None:
     """Measure a checkpoint with simulated clicks: NoC@85, NoC@90 and mean IoU by clicks.
 
     One target for each image, its largest instance; each click lies deepest inside the larger
-    error; up to 20 clicks; NoC is the mean number of clicks to reach an IoU.
+    error; up to 20 clicks; NoC is the mean number of clicks to reach an IoU. A first prompt of
+    another kind counts as the first click.
     """
     from pipeline.evaluating import evaluate_checkpoint
 
     with console.progress_bar("Evaluating") as bar:
         report = evaluate_checkpoint(
-            _runtime(), folder, checkpoint, limit=limit, clicks=clicks, split=split, progress=bar
+            _runtime(),
+            folder,
+            checkpoint,
+            limit=limit,
+            clicks=clicks,
+            split=split,
+            prompt=prompt,
+            progress=bar,
         )
-    console.print_json(report) if as_json else console.print_pairs(report)
+    if as_json:
+        console.print_json(report)
+        return
+    by_kind = report.pop("prompts", {})
+    console.print_pairs(report)
+    if by_kind:
+        console.print_table([{"first prompt": kind, **row} for kind, row in by_kind.items()])
 
 
 def _send(runtime: Runtime, name: str, *args: int, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from model.errors import CheckpointError, DatasetError
 from model.evaluation import evaluate_folder, summarize
 from model.progress import Progress, silent
 from model.segnext import SegNext
+from model.simulation import START_KINDS
 from pipeline import registry
 from pipeline.errors import UnknownRecordError
 from pipeline.runtime import Runtime
@@ -25,16 +26,20 @@ def evaluate_checkpoint(
     limit: int | None = None,
     clicks: int = 20,
     split: str | None = None,
+    prompt: str = "click",
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Let a simulated annotator click the largest instance of each image.
+    """Let a simulated annotator prompt the largest instance of each image.
 
     Args:
         checkpoint: a file, or the name of a model version; None: the base of the settings.
         limit: only the first so many images.
+        prompt: kind of each object's first prompt, of ``model.simulation.START_KINDS``, before
+            the clicks; or ``all``, to measure each of them.
 
     Returns:
-        What was measured, how long it took, and the figures of ``model.evaluation.summarize``.
+        What was measured, how long it took, and the figures of ``model.evaluation.summarize``;
+        for ``all`` under ``prompts`` by kind, and those of clicks alone beside it.
 
     Raises:
         DatasetError: the folder does not hold what it should, or no instance at all.
@@ -44,14 +49,20 @@ def evaluate_checkpoint(
     name, model = _load(runtime, checkpoint)
     items = read_folder(folder, split)[:limit]
     started = time.monotonic()
-    names, curves = evaluate_folder(model, items, clicks, progress)
+    kinds = START_KINDS if prompt == "all" else (prompt,)
+    names, curves = evaluate_folder(model, items, clicks, progress, kinds)
     if not names:
         raise DatasetError(f"No image of {folder} holds an instance; give a set that has some.")
+    by_kind = {kind: summarize(curves[kind]) for kind in kinds}
     return {
         "checkpoint": name,
         "folder": str(folder),
         "clicks": clicks,
-        **summarize(curves),
+        "prompt": prompt,
+        **by_kind[kinds[0]],
+        **(
+            {"prompts": {kind: summarize(curves[kind]) for kind in kinds}} if len(kinds) > 1 else {}
+        ),
         "seconds": round(time.monotonic() - started, 1),
     }
 

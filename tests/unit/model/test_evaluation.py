@@ -64,3 +64,21 @@ def test_a_curve_feeds_each_answer_back_and_stops_when_nothing_is_wrong():
     assert len(masks) == 2 and model.prompts[0].mask is None
     np.testing.assert_array_equal(model.prompts[1].mask > 0.5, _disk(20))
     assert [len(prompt.clicks) for prompt in model.prompts] == [1, 2]
+
+
+def test_a_first_prompt_of_another_kind_counts_as_the_first_click():
+    target = _disk(30)
+    model = _Oracle([_disk(20), _disk(25), target])
+    curve, _ = click_curve(model, None, target, clicks=5, start="box")
+    first, second, third = model.prompts
+    assert first.boxes and not first.clicks
+    assert second.boxes == first.boxes and len(second.clicks) == 1 and len(third.clicks) == 2
+    assert curve[0] == pytest.approx(iou(_disk(20), target)) and curve[2] == 1
+
+
+def test_a_mask_to_start_from_gives_way_to_the_answers():
+    target = _disk(30)
+    model = _Oracle([_disk(25), target])
+    click_curve(model, None, target, clicks=5, start="mask")
+    assert iou(model.prompts[0].mask > 0.5, target) > 0.7 and not model.prompts[0].clicks
+    np.testing.assert_array_equal(model.prompts[1].mask > 0.5, _disk(25))

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
+import pytest
 
-from model.prompts import Click
-from model.simulation import depth, next_click, training_box, training_click
+from model.errors import PromptError
+from model.prompts import Box, Click, Prompt
+from model.rasterise import prompt_map
+from model.simulation import (
+    START_KINDS,
+    box_around,
+    depth,
+    next_click,
+    outline,
+    rough_mask,
+    start_prompt,
+    strokes,
+    training_box,
+    training_click,
+    training_negative,
+    training_outline,
+    training_strokes,
+)
 
 
 def _square(top, left, side, size=64):
@@ -65,3 +83,74 @@ def test_training_boxes_stay_near_the_object():
         box = training_box(target, np.random.default_rng(seed))
         edges = np.array([box.top, box.left, box.bottom, box.right])
         assert np.abs(edges - [10, 20, 30, 40]).max() <= 2
+
+
+def _ring(size=96):
+    rows, cols = np.indices((size, size)) - size // 2
+    far = np.hypot(rows, cols)
+    return (far < 40) & (far > 28)
+
+
+def _drawn(prompt, size):
+    return prompt_map(prompt, size, size, 2).numpy()
+
+
+SHAPES = [_square(10, 20, 30), _square(3, 3, 1), _square(0, 0, 64), _ring(), np.eye(64) > 0]
+
+
+@pytest.mark.parametrize("target", SHAPES)
+@pytest.mark.parametrize("kind", START_KINDS)
+def test_every_start_marks_the_object_it_is_for(kind, target):
+    channels = _drawn(start_prompt(kind, target), target.shape)
+    said = channels[0] > 0.5 if kind == "mask" else channels[1] > 0
+    assert (said & target).any() and not channels[2].any()
+
+
+def test_the_box_is_tight():
+    assert box_around(_square(10, 20, 30)) == Box(10, 20, 40, 50)
+
+
+def test_an_outline_follows_the_object_and_its_parts():
+    target = _square(5, 5, 20) | _square(40, 40, 15)
+    drawn = _drawn(Prompt(polygons=outline(target)), target.shape)[1] > 0
+    assert (drawn ^ target).sum() < 0.1 * target.sum()
+    with_speck = _square(5, 5, 20) | _square(60, 60, 2)
+    assert len(outline(with_speck)) == 1
+
+
+def test_strokes_stay_inside_and_are_lifted_over_gaps():
+    for target in (_square(10, 20, 30), _ring(), _square(5, 5, 20) | _square(40, 40, 15)):
+        lines = strokes(target)
+        canvas = np.zeros(target.shape, np.uint8)
+        for line in lines:
+            points = np.array([[c, r] for r, c in line.points], np.int32)
+            cv2.polylines(canvas, [points], False, 1)
+        # A thin line between pixels of the object may clip a corner.
+        assert (canvas.astype(bool) & ~target).sum() <= 0.1 * canvas.sum()
+    assert len(strokes(_square(5, 5, 20) | _square(40, 40, 15))) > 1
+
+
+@pytest.mark.parametrize("target", SHAPES)
+def test_training_prompts_mark_the_object_however_they_fall(target):
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        by_hand = Prompt(polygons=training_outline(target, rng))
+        scribbled = Prompt(scribbles=training_strokes(target, rng))
+        near = cv2.dilate(target.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+        for prompt in (by_hand, scribbled):
+            try:
+                assert (_drawn(prompt, target.shape)[1].astype(bool) & near).any()
+            except PromptError:
+                pytest.fail("a training prompt lies outside the image")
+        rough = rough_mask(target, rng)
+        assert rough.shape == target.shape and 0.05 < rough.max() <= 1 and rough.min() >= 0
+
+
+def test_a_first_negative_click_is_off_the_object_and_often_on_another():
+    target, other = _square(10, 10, 20), _square(40, 40, 15)
+    rng = np.random.default_rng(0)
+    clicks = [training_negative(target, other, rng) for _ in range(200)]
+    places = [(int(c.row), int(c.col)) for c in clicks]
+    assert not any(c.positive for c in clicks) and not any(target[place] for place in places)
+    assert 60 < sum(bool(other[place]) for place in places) < 150
+    assert training_negative(np.ones((8, 8), bool), np.zeros((8, 8), bool), rng) is None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoints import load
+from model.checkpoints import load, save
 from model.config import SMALL
 from model.datasets import read_folder
 from model.errors import CheckpointError, DatasetError
@@ -58,6 +58,21 @@ def test_a_state_of_another_run_is_refused(tmp_path):
         train(items, RUN, tmp_path, TINY)
     with pytest.raises(CheckpointError, match="warm start"):
         train(items, RUN, tmp_path / "new", TINY, warm_start=tmp_path / "absent.pth")
+    save(SegNext(TINY), tmp_path / "tiny.safetensors")
+    with pytest.raises(CheckpointError, match="another shape"):
+        wider = replace(TINY, head=16)
+        train(items, RUN, tmp_path / "new", wider, weights=tmp_path / "tiny.safetensors")
+
+
+def test_a_run_starts_from_the_weights_of_another(tmp_path):
+    write_folder(tmp_path / "data", 1)
+    source = SegNext(TINY)
+    save(source, tmp_path / "tiny.safetensors")
+    still = replace(RUN, steps=1, learning_rate=0.0)
+    items = read_folder(tmp_path / "data")
+    trained = train(items, still, tmp_path / "run", TINY, weights=tmp_path / "tiny.safetensors")
+    for ours, theirs in zip(trained.parameters(), source.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs.half().float())
 
 
 def test_a_warm_start_fills_the_backbone_and_a_partial_one_is_refused(tmp_path):

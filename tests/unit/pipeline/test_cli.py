@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model.simulation import START_KINDS
 from pipeline import cli, registry
+from pipeline.cli import FirstPrompt
 from pipeline.settings import HOME_VARIABLE
 from tests.loop import Loop, disk_picture, make_loop
 
@@ -141,6 +143,19 @@ def test_eval_prints_the_fields_figures(loop: Loop, folder: Path, maskloop) -> N
     few = maskloop("eval", str(folder), "--limit", "1", "--clicks", "5", "--json").json()
     assert (few["n"], few["clicks"]) == (1, 5)
     assert maskloop("eval", str(folder), "--split", "val", "--json").json()["n"] == 2
+
+
+def test_eval_measures_each_kind_of_first_prompt(loop: Loop, folder: Path, maskloop) -> None:
+    everything = maskloop(
+        "eval", str(folder), "--limit", "1", "--clicks", "5", "--prompt", "all", "--json"
+    ).json()
+    assert list(everything["prompts"]) == list(START_KINDS)
+    assert everything["prompts"]["click"]["miou1"] == everything["miou1"]
+    box = maskloop(
+        "eval", str(folder), "--limit", "1", "--clicks", "5", "--prompt", "box", "--json"
+    ).json()
+    assert box["miou1"] == everything["prompts"]["box"]["miou1"]
+    assert {kind.value for kind in FirstPrompt} == {*START_KINDS, "all"}
 
 
 def test_eval_of_a_named_version(loop: Loop, folder: Path, maskloop) -> None:
