@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
-from collections import OrderedDict
-from concurrent.futures import Future
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
 from model.embedding import Embedding
 from model.errors import CheckpointError
+from model.prediction import Window
 from model.segnext import SegNext
 from pipeline import tables
+from pipeline.cache import Cache
 from pipeline.catalog import read_image
 from pipeline.errors import EmbeddingStoreError, UnknownRecordError
 from pipeline.settings import Settings
 from pipeline.store import Store
 
 log = logging.getLogger(__name__)
+
+Pixels = npt.NDArray[np.uint8]
+_Held = tuple[int, str, str, Window | None]  # what memory holds an embedding by
 
 _DIGEST = 16  # bytes in front of each entry, so that damage anywhere in it shows
 
@@ -34,30 +38,35 @@ class EmbeddingKey:
     sha256: str  # of the image's bytes
     encoder: str  # fingerprint of its weights
     preprocess: str
+    window: Window | None = None  # the part of the image that was encoded; None: all of it
 
     @property
     def path(self) -> str:
         """The key in the store."""
         folder = f"embeddings/{self.encoder}/{self.preprocess}/{self.sha256[:2]}"
-        return f"{folder}/{self.sha256}.safetensors"
+        w = self.window
+        part = "" if w is None else f"-{w.top}-{w.left}-{w.bottom}-{w.right}"
+        return f"{folder}/{self.sha256}{part}.safetensors"
 
 
 class Embeddings:
     """Gives embeddings to threads of one process; several processes may share the store.
 
-    Memory holds at most ``settings.model.cache_mb``; the least recently used go first.
+    Memory holds at most ``settings.model.cache_mb``; the least recently used go first. A window of
+    an image has an embedding of its own, kept like any other, but no row: what selection and the
+    mirror know of an image is its whole.
     """
 
     def __init__(self, sessions: sessionmaker[Session], store: Store, settings: Settings) -> None:
         self._sessions = sessions
         self._store = store
         self._settings = settings
-        self._memory = _Memory(settings.model.cache_mb * 1_000_000)
-        self._flights: dict[tuple[int, str, str], Future[Embedding]] = {}
-        self._lock = threading.Lock()
+        self._memory = Cache[_Held, Embedding](settings.model.cache_mb * 1_000_000, _n_bytes)
+        # Windows follow each other on one image, and a large one takes a second to decode.
+        self._pixels = Cache[str, Pixels](settings.images.cache_mb * 1_000_000, _nbytes)
 
-    def get(self, image_id: int, model: SegNext) -> Embedding:
-        """The embedding of an image, with half-precision tensors on the CPU.
+    def get(self, image_id: int, model: SegNext, window: Window | None = None) -> Embedding:
+        """The embedding of an image or a window of it, with half-precision tensors on the CPU.
 
         Threads that ask for the same one while it is made wait for it. A damaged entry of the
         store is made anew; an embedding that the store cannot take is given all the same.
@@ -66,29 +75,9 @@ class Embeddings:
             UnknownRecordError: there is no such image.
             EmbeddingStoreError, ImageError: it has to be computed and the image cannot be read.
         """
-        key = (image_id, model.encoder_fingerprint, model.preprocess_id)
-        with self._lock:
-            held = self._memory.get(key)
-            if held is not None:
-                return held
-            flight = self._flights.get(key)
-            mine = flight is None
-            if flight is None:
-                flight = self._flights[key] = Future()
-        if not mine:
-            return flight.result()
-        try:
-            embedding = self._find_or_make(image_id, model)
-        except BaseException as error:
-            with self._lock:
-                del self._flights[key]
-            flight.set_exception(error)
-            raise
-        with self._lock:
-            self._memory.put(key, embedding)
-            del self._flights[key]
-        flight.set_result(embedding)
-        return embedding
+        return self._memory.get(
+            _held(image_id, model, window), lambda: self._find_or_make(image_id, model, window)
+        )
 
     def has(self, image_id: int, model: SegNext) -> bool:
         """Whether the embedding is in the store, so that ``get`` will not have to compute it."""
@@ -105,8 +94,8 @@ class Embeddings:
         """
         if self.has(image_id, model):
             return False
-        with self._lock:  # what memory holds would hide that the store lost it
-            self._memory.drop((image_id, model.encoder_fingerprint, model.preprocess_id))
+        # What memory holds would hide that the store lost it.
+        self._memory.drop(_held(image_id, model, None))
         self.get(image_id, model)
         if not self.has(image_id, model):
             raise EmbeddingStoreError(
@@ -115,7 +104,7 @@ class Embeddings:
             )
         return True
 
-    def _find_or_make(self, image_id: int, model: SegNext) -> Embedding:
+    def _find_or_make(self, image_id: int, model: SegNext, window: Window | None) -> Embedding:
         with self._sessions() as session:
             image = session.get(tables.Image, image_id)
             row = _row(session, image_id, model.encoder_fingerprint, model.preprocess_id)
@@ -123,20 +112,27 @@ class Embeddings:
             raise UnknownRecordError(
                 f"There is no image number {image_id}; encode its task again to register it."
             )
-        key = EmbeddingKey(image.sha256, model.encoder_fingerprint, model.preprocess_id)
+        key = EmbeddingKey(image.sha256, model.encoder_fingerprint, model.preprocess_id, window)
         stored = self._load(key)
         if stored is None:
-            pixels = read_image(self._store, image, self._settings.images)
-            data = model.encode(pixels).to_bytes()
+            data = model.encode(self._read(image, window)).to_bytes()
             # What the store will give from now on, so that an answer never depends on the tier.
             embedding = Embedding.from_bytes(data)
             if not self._save(key, data):
                 return embedding
         else:
             embedding = stored
-        if row is None:
+        if row is None and window is None:
             self._record(image_id, key, embedding)
         return embedding
+
+    def _read(self, image: tables.Image, window: Window | None) -> Pixels:
+        if window is None:  # once in its life; keeping it would push out those looked at
+            return read_image(self._store, image, self._settings.images)
+        pixels = self._pixels.get(
+            image.sha256, lambda: read_image(self._store, image, self._settings.images)
+        )
+        return pixels[window.slices]
 
     def _load(self, key: EmbeddingKey) -> Embedding | None:
         """From the store; None when it is not there or cannot be used."""
@@ -172,33 +168,16 @@ class Embeddings:
             log.debug("Another process recorded %s first.", key.path)
 
 
-class _Memory:
-    """Least-recently-used embeddings up to a size in bytes. The caller holds the lock."""
+def _held(image_id: int, model: SegNext, window: Window | None) -> _Held:
+    return image_id, model.encoder_fingerprint, model.preprocess_id, window
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._entries: OrderedDict[tuple[int, str, str], Embedding] = OrderedDict()
 
-    def get(self, key: tuple[int, str, str]) -> Embedding | None:
-        if key not in self._entries:
-            return None
-        self._entries.move_to_end(key)
-        return self._entries[key]
+def _n_bytes(embedding: Embedding) -> int:
+    return embedding.n_bytes
 
-    def drop(self, key: tuple[int, str, str]) -> None:
-        dropped = self._entries.pop(key, None)
-        self._bytes -= dropped.n_bytes if dropped else 0
 
-    def put(self, key: tuple[int, str, str], embedding: Embedding) -> None:
-        if embedding.n_bytes > self._max_bytes:
-            return
-        self.drop(key)
-        self._bytes += embedding.n_bytes
-        self._entries[key] = embedding
-        while self._bytes > self._max_bytes:
-            _, oldest = self._entries.popitem(last=False)
-            self._bytes -= oldest.n_bytes
+def _nbytes(pixels: Pixels) -> int:
+    return pixels.nbytes
 
 
 def seal(data: bytes) -> bytes:

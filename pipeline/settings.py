@@ -60,6 +60,9 @@ class ImageSettings(Section):
     max_bytes: int = Field(100_000_000, gt=0, description="Largest image file read, in bytes.")
     max_pixels: int = Field(50_000_000, gt=0, description="Largest image decoded, in pixels.")
     timeout_seconds: float = Field(20, gt=0, description="Limit for fetching one image.")
+    cache_mb: int = Field(
+        256, ge=0, description="Memory for decoded images in each process that answers, in MB."
+    )
 
 
 class ModelSettings(Section):
@@ -69,6 +72,11 @@ class ModelSettings(Section):
     device: str = Field("auto", description="torch device; auto: cuda where there is one, or cpu.")
     threads: int = Field(0, ge=0, description="torch CPU threads; 0: torch decides.")
     cache_mb: int = Field(512, ge=16, description="Memory for embeddings in each process, in MB.")
+    second_look: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Encode a small object again from a window around it; auto: where that is "
+        "quick, with the small network or on a GPU.",
+    )
 
 
 class FineTuneSettings(Section):

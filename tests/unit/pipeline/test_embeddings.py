@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from model.config import SegNextConfig
 from model.embedding import Embedding
+from model.prediction import Window
 from model.segnext import SegNext
-from pipeline import tables
-from pipeline.catalog import image_key, register_image
+from pipeline import catalog, tables
+from pipeline.catalog import image_key, read_image, register_image
 from pipeline.database import make_sessions, upgrade
 from pipeline.embeddings import EmbeddingKey, Embeddings, seal, unseal
 from pipeline.errors import EmbeddingStoreError, UnknownRecordError
@@ -72,8 +74,10 @@ class Setup:
         with self.sessions.begin() as session:
             return register_image(session, self.store, png(seed), self.settings)
 
-    def path(self, image: tables.Image) -> Path:
-        key = EmbeddingKey(image.sha256, self.model.encoder_fingerprint, self.model.preprocess_id)
+    def path(self, image: tables.Image, window: Window | None = None) -> Path:
+        key = EmbeddingKey(
+            image.sha256, self.model.encoder_fingerprint, self.model.preprocess_id, window
+        )
         return Path(self.settings.store_address) / key.path
 
     def rows(self) -> int:
@@ -248,6 +252,37 @@ def test_memory_stays_below_its_cap(setup: Setup) -> None:
     memory._memory._max_bytes = one - 1
     memory.get(images[3].id, setup.model)  # too large to hold; given all the same
     assert images[3].id not in {key[0] for key in memory._memory._entries}
+
+
+def test_a_window_is_kept_like_any_embedding_but_has_no_row(setup: Setup) -> None:
+    image, window = setup.image(), Window(5, 10, 29, 34)
+    first = setup.embeddings.get(image.id, setup.model, window)
+    assert setup.embeddings.get(image.id, setup.model, window) is first
+    assert same(setup.fresh().get(image.id, setup.model, window), first)
+    assert setup.model.encodes == 1 and setup.path(image, window).is_file()
+    pixels = read_image(setup.store, image, setup.settings.images)[5:29, 10:34]
+    assert same(Embedding.from_bytes(setup.model.encode(pixels).to_bytes()), first)
+    assert setup.rows() == 0  # the mirror and the selection know whole images
+    assert not setup.embeddings.has(image.id, setup.model)
+    whole = setup.embeddings.get(image.id, setup.model)
+    assert whole.image_size == (40, 50) and setup.rows() == 1
+    assert setup.embeddings.get(image.id, setup.model, Window(5, 10, 29, 35)) is not first
+
+
+def test_windows_of_one_image_decode_its_file_once(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = setup.image()
+    reads = []
+
+    def counting(*arguments: Any) -> npt.NDArray[np.uint8]:
+        reads.append(1)
+        return catalog.read_image(*arguments)
+
+    monkeypatch.setattr("pipeline.embeddings.read_image", counting)
+    for left in range(4):
+        setup.embeddings.get(image.id, setup.model, Window(0, left, 24, left + 24))
+    assert len(reads) == 1 and setup.model.encodes == 4
 
 
 def test_an_image_nobody_knows(setup: Setup) -> None:
