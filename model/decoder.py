@@ -70,6 +70,9 @@ class Neck(nn.Module):
         )
 
     def forward(self, fused: Tensor) -> list[Tensor]:
+        # Channels last, here and in the head: a 1x1 convolution is then one matrix product over
+        # all pixels, with nothing copied before or after it.
+        fused = fused.contiguous(memory_format=torch.channels_last)
         return [self.down_4(fused), self.down_8(fused), self.down_16(fused), self.down_32(fused)]
 
 
@@ -81,7 +84,7 @@ class ConvRelu(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.conv(x))
+        return F.relu(self.conv(x), inplace=True)
 
 
 class Head(nn.Module):
@@ -103,14 +106,13 @@ class Head(nn.Module):
         """
         size = maps[0].shape[-2:]
         weights = self.fusion_conv.conv.weight.chunk(len(maps), dim=1)
-        total = None
-        for conv, each, weight in zip(self.convs, maps, weights, strict=True):
+        parts = zip(self.convs, maps, weights, strict=True)
+        conv, each, weight = next(parts)
+        total = F.conv2d(conv(each), weight, self.fusion_conv.conv.bias)
+        for conv, each, weight in parts:
             part = F.conv2d(conv(each), weight)
-            if part.shape[-2:] != size:
-                part = F.interpolate(part, size, mode="bilinear", align_corners=False)
-            total = part if total is None else total + part
-        assert total is not None and self.fusion_conv.conv.bias is not None
-        return F.relu(total + self.fusion_conv.conv.bias[:, None, None])
+            total += F.interpolate(part, size, mode="bilinear", align_corners=False)
+        return F.relu(total, inplace=True)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         out: Tensor = self.seg_conv(self.dropout(self.features(maps)))
@@ -198,7 +200,7 @@ class Fusion(nn.ModuleList):
 
     def forward(self, fused: Tensor) -> Tensor:
         batch, dim, rows, cols = fused.shape
-        tokens = fused.flatten(2).transpose(1, 2)
+        tokens = fused.flatten(2).transpose(1, 2).contiguous()
         for block in self:
             tokens = block(tokens)
-        return tokens.transpose(1, 2).reshape(batch, dim, rows, cols)
+        return tokens.view(batch, rows, cols, dim).permute(0, 3, 1, 2)
