@@ -1,11 +1,10 @@
-"""Checkpoints: ours (safetensors, half precision, config inside) and the authors' released ones."""
+"""Checkpoints: ours (safetensors, config inside), and the way in for the authors' released ones."""
 
 from __future__ import annotations
 
 import os
-import pickle
+import re
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -14,9 +13,13 @@ from torch import Tensor
 
 from model.config import SegNextConfig
 from model.errors import CheckpointError
+from model.released import MAGIC, read_released
 from model.segnext import SegNext
 
 FORMAT = "maskloop-segnext-1"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+PICKLE = b"\x80"  # how one begins; what PyTorch wrote before it wrote archives
+_PAGE = re.compile(rb"\s*<(!doctype|html|head|\?xml|!--)", re.IGNORECASE)
 
 
 def default_checkpoint() -> Path:
@@ -24,24 +27,32 @@ def default_checkpoint() -> Path:
     return Path(__file__).parent / "weights" / "small.safetensors"
 
 
-def save(model: SegNext, path: Path) -> None:
-    """Write the network in half precision with its config. Atomic: a reader never sees half a
-    file."""
-    tensors = {
-        name: (t.half() if t.is_floating_point() else t).cpu().contiguous()
-        for name, t in model.state_dict().items()
-    }
-    data = safetensors.torch.save(
-        tensors, metadata={"format": FORMAT, "config": model.config.to_json()}
-    )
+def save(model: SegNext, path: Path, *, exact: bool = False) -> None:
+    """Write ``to_bytes`` to a file. Atomic: a reader never sees half a file."""
+    data = to_bytes(model, exact=exact)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_bytes(data)
     os.replace(scratch, path)
 
 
+def to_bytes(model: SegNext, *, exact: bool = False) -> bytes:
+    """The network with its config, as safetensors in half precision.
+
+    Args:
+        exact: keep in float32 what half precision would round, so that the network that comes
+            back gives the same masks, and has the same encoder fingerprint.
+    """
+    tensors = {
+        name: _halved(tensor.detach().cpu(), exact).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    metadata = {"format": FORMAT, "config": model.config.to_json()}
+    return safetensors.torch.save(tensors, metadata=metadata)
+
+
 def load(path: Path, device: str = "cpu") -> SegNext:
-    """Read a checkpoint in our format or the released one (``.pth``) and build its network.
+    """Read a checkpoint in our format or the released one, and build its network.
 
     Returns:
         The network in float32 and evaluation mode.
@@ -51,21 +62,68 @@ def load(path: Path, device: str = "cpu") -> SegNext:
     """
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint at {path}; check the path.")
-    if path.suffix == ".pth":
-        config, state = _read_released(path)
-    else:
-        config, state = _read_ours(path)
-    model = SegNext(config)
-    # Never applied, but it exists in the released files.
-    state = {k: v for k, v in state.items() if not k.startswith("backbone.fc_norm.")}
     try:
-        model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    except RuntimeError as error:
-        first = str(error).splitlines()[1:2]
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
         raise CheckpointError(
-            f"{path.name} does not fit its own config ({' '.join(first).strip()}); get it again."
+            f"{path.name} cannot be read ({error.strerror}); check the file and its rights."
         ) from None
-    return model.eval().to(device)
+    if not start:
+        raise CheckpointError(f"{path.name} is empty; get it again.")
+    if _PAGE.match(start):
+        raise CheckpointError(
+            f"{path.name} is a web page, as a refused download leaves it; download the checkpoint "
+            "with a browser and give its path."
+        )
+    if start.startswith(PICKLE):
+        raise CheckpointError(
+            f"{path.name} is a bare pickle, which is not safe to read; save it again with "
+            "PyTorch 1.6 or newer."
+        )
+    config, state = read_released(path) if start.startswith(MAGIC) else _read_ours(path)
+    return _build(path.name, config, state).eval().to(device)
+
+
+def _build(name: str, config: SegNextConfig, state: dict[str, Tensor]) -> SegNext:
+    # On the meta device a network has shapes and no memory, whatever size a config asks for.
+    with torch.device("meta"):
+        expected = SegNext(config).state_dict()
+    for key, wanted in expected.items():
+        found = state.get(key)
+        if found is None:
+            raise _misfit(name, f"lacks {key}")
+        if found.shape != wanted.shape:
+            shapes = f"{tuple(found.shape)}, not {tuple(wanted.shape)}"
+            raise _misfit(name, f"has {key} in the shape {shapes}")
+        if found.dtype not in (FLOATS if wanted.is_floating_point() else (wanted.dtype,)):
+            raise _misfit(name, f"has {key} as {str(found.dtype).removeprefix('torch.')}")
+        if found.is_floating_point() and not _is_finite(found):
+            raise CheckpointError(
+                f"{name} holds numbers that are not finite ({key}); get it again, or take an "
+                "earlier one of its training."
+            )
+    for key in state.keys() - expected.keys():
+        raise _misfit(name, f"has {key[:80]!r} too many")
+    model = SegNext(config)
+    model.load_state_dict(state)
+    return model
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    low, high = torch.aminmax(tensor)  # one pass without a copy; not a number shows in both
+    return bool(low.isfinite() and high.isfinite())
+
+
+def _misfit(name: str, how: str) -> CheckpointError:
+    return CheckpointError(f"{name} does not fit its own config: it {how}; get it again.")
+
+
+def _halved(tensor: Tensor, exact: bool) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.half()
+    return tensor if exact and not torch.equal(half.to(tensor.dtype), tensor) else half
 
 
 def _read_ours(path: Path) -> tuple[SegNextConfig, dict[str, Tensor]]:
@@ -80,63 +138,7 @@ def _read_ours(path: Path) -> tuple[SegNextConfig, dict[str, Tensor]]:
             config = SegNextConfig.from_json(metadata.get("config", ""))
             return config, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path.name} cannot be read ({error}); get it again.") from None
-
-
-def _read_released(path: Path) -> tuple[SegNextConfig, dict[str, Tensor]]:
-    try:
-        # Numbers, strings, tuples and tensors only: a pickle that wants to run code is refused.
-        raw = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"{path.name} is damaged or not safe to read ({reason}); get it again."
-        ) from None
-    if not isinstance(raw, dict) or not {"state_dict", "config"} <= raw.keys():
-        raise CheckpointError(f"{path.name} is not a released SegNext checkpoint; check the file.")
-    state = raw["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise CheckpointError(f"{path.name} holds no state dict; get it again.")
-    return released_config(raw["config"], state), state
-
-
-def released_config(config: Any, state: dict[str, Tensor]) -> SegNextConfig:
-    """Our config from a released file's own description.
-
-    Raises:
-        CheckpointError: a field is missing or of the wrong kind.
-    """
-    try:
-        params = {name: entry["value"] for name, entry in config["params"].items()}
-        backbone, neck = params["backbone_params"], params["neck_params"]
-        fusion = params.get("fusion_params") or {}
-        size = backbone["img_size"]
-        shape = fusion.get("params") or {}
-        mean, std = params.get("norm_mean_std") or (SegNextConfig.mean, SegNextConfig.std)
-        if not params.get("use_disks", True):
-            raise CheckpointError(
-                "The released checkpoint was trained with distance maps, not disks, for clicks; "
-                "give one that was trained with disks."
-            )
-        return SegNextConfig(
-            encoder="vit",
-            size=size[0] if isinstance(size, (tuple, list)) else size,
-            dim=backbone["embed_dim"],
-            depth=backbone["depth"],
-            heads=backbone["num_heads"],
-            mlp_ratio=float(backbone.get("mlp_ratio", 4)),
-            window_freq=backbone.get("global_atten_freq", 0),
-            fusion=fusion.get("type", "naive"),
-            fusion_depth=fusion.get("depth", 0),
-            fusion_heads=shape.get("num_heads", backbone["num_heads"]),
-            fusion_mlp_ratio=float(shape.get("mlp_ratio", 4)),
-            neck=tuple(neck["out_dims"]),
-            head=state["head.seg_conv.weight"].shape[1],
-            radius=params.get("norm_radius", 5),
-            mean=tuple(mean),
-            std=tuple(std),
-        )
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        raise CheckpointError(
-            f"The released checkpoint's config lacks {error}; get the file again."
+            f"{path.name} is neither a maskloop checkpoint nor a released one, or is damaged "
+            f"({error}); get it again."
         ) from None

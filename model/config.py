@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from model.errors import CheckpointError
 
-LARGEST = (
-    4096  # no sane width, size or depth is above it; stops a hostile file from asking for more
-)
+# No sane width, size or depth is above these; they stop a hostile file from asking for more.
+LARGEST = 4096
+DEEPEST = 100
+PATCH = 16
 
 TEXT_TOWER = re.compile(r"small|[\w.-]+/[\w.-]+|[\w.-]+:[^\0\n]{1,1000}")
 TEXT_HEADS = 4  # of the small text tower
@@ -73,42 +74,52 @@ class SegNextConfig:
     text_depth: int = 0
 
     def __post_init__(self) -> None:
-        numbers = (self.size, self.dim, self.heads, self.fusion_heads, self.head, self.radius)
-        if not all(isinstance(n, int) and 0 < n <= LARGEST for n in (*numbers, *self.neck)):
-            raise CheckpointError("The network's config holds a width or size out of range.")
-        if self.size % 16 or self.dim % self.heads or self.dim % self.fusion_heads:
-            raise CheckpointError(
-                "The network's config does not fit: size must divide by 16, dim by the heads."
-            )
-        if not (0 <= self.depth <= 100 and 0 <= self.fusion_depth <= 100 and len(self.neck) == 4):
-            raise CheckpointError("The network's config asks for a depth out of range.")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
-            raise CheckpointError("The network's config holds no mean and std of three channels.")
+        widths = (self.size, self.dim, self.heads, self.fusion_heads, self.head, self.radius)
+        if not (
+            len(self.neck) == 4
+            and all(_is_whole(n, 1, LARGEST) for n in (*widths, *self.neck, self.pretrain_grid))
+            and _is_whole(self.detail, 0, LARGEST)
+            and _is_whole(self.window_freq, -LARGEST, LARGEST)
+        ):
+            raise _unfit("holds a width or size out of range")
+        if self.size < 2 * PATCH or (self.size % PATCH and self.encoder != "vit"):
+            raise _unfit(f"asks for a size of {self.size} pixels")
+        if self.dim % self.heads or self.dim % self.fusion_heads:
+            raise _unfit("has a dim that its heads do not divide")
+        if not (_is_whole(self.depth, 0, DEEPEST) and _is_whole(self.fusion_depth, 0, DEEPEST)):
+            raise _unfit("asks for a depth out of range")
+        if not (
+            0 < self.mlp_ratio <= 16
+            and 0 < self.fusion_mlp_ratio <= 16
+            and 0 <= self.dropout < 1
+            and 0 < self.threshold < 1
+        ):
+            raise _unfit("holds a ratio out of range")
+        if not (
+            len(self.mean) == len(self.std) == 3
+            and all(abs(m) < 1e3 for m in self.mean)
+            and all(0 < s < 1e3 for s in self.std)
+        ):
+            raise _unfit("holds no mean and std of three channels")
         if self.encoder not in ("vit", "mobilenetv2") or self.fusion not in (
             "self_attention",
             "naive",
         ):
-            raise CheckpointError("The network's config names a part that does not exist here.")
+            raise _unfit("names a part that does not exist here")
         if self.text_tower != "":
             self._check_text()
 
     def _check_text(self) -> None:
         if not (isinstance(self.text_tower, str) and TEXT_TOWER.fullmatch(self.text_tower)):
-            raise CheckpointError(
-                "The network's config names no text tower; it is small, MODEL/TAG or MODEL:FILE."
-            )
+            raise _unfit("names no text tower: small, MODEL/TAG or MODEL:FILE")
         small = self.text_tower == "small"
         largest = LARGEST_SMALL_TEXT if small else LARGEST
         if not (
-            isinstance(self.text_dim, int)
-            and isinstance(self.text_depth, int)
-            and 0 < self.text_dim <= largest
-            and 0 <= self.text_depth <= 100
+            _is_whole(self.text_dim, 1, largest)
+            and _is_whole(self.text_depth, 0, DEEPEST)
             and not (small and self.text_dim % TEXT_HEADS)
         ):
-            raise CheckpointError(
-                "The network's config holds a width or depth of text that is out of range."
-            )
+            raise _unfit("holds a width or depth of text that is out of range")
 
     def to_json(self) -> str:
         values = asdict(self)
@@ -128,8 +139,17 @@ class SegNextConfig:
             for name, value in values.items():
                 values[name] = tuple(value) if isinstance(value, list) else value
             return cls(**values)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"The checkpoint's config cannot be read ({error}).") from None
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            raise _unfit("cannot be read") from None
+
+
+def _is_whole(value: Any, low: int, high: int) -> bool:
+    """Whether a value, perhaps from a file, is an integer (True is none) in a range."""
+    return type(value) is int and low <= value <= high
+
+
+def _unfit(how: str) -> CheckpointError:
+    return CheckpointError(f"The network's config {how}; get the checkpoint again.")
 
 
 # The network that ships: small enough for two CPU cores.

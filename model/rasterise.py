@@ -147,8 +147,14 @@ def fill_boxes(canvas: Canvas, boxes: Iterable[Box], image_size: Size) -> None:
 
 def _pixel(point: Point, map_size: Sequence[int], image_size: Size) -> tuple[int, int]:
     """(row, col) of the map for a point of the image."""
-    # Per-axis scaling, half a pixel, truncation: the reference's rule, kept to the letter
-    # for parity.
-    row = point[0] * map_size[0] / image_size[0] + 0.5
-    col = point[1] * map_size[1] / image_size[1] + 0.5
-    return int(min(max(row, -FAR), FAR)), int(min(max(col, -FAR), FAR))
+    row, col = map(_scaled, point, map_size, image_size)
+    return row, col
+
+
+def _scaled(at: float, map_side: int, image_side: int) -> int:
+    # Scaling per axis, half a pixel, truncation: the reference's rule, kept to the letter for
+    # parity. It scales in float32, which rounds another way where a click lies on the boundary.
+    scale = map_side / image_side
+    if abs(at * scale) > FAR:
+        return FAR if at > 0 else -FAR
+    return int(np.float32(at) * np.float32(scale) + np.float32(0.5))

@@ -31,10 +31,6 @@ class ViTEncoder(nn.Module):
         super().__init__()
         grid = config.size // PATCH
         self.windows = max(grid // config.pretrain_grid, 1)
-        if grid % self.windows:
-            raise CheckpointError(
-                "The network's config does not fit: windows do not tile the grid."
-            )
         self.patch_embed = PatchEmbed(config.size, PATCH, embed_dim=config.dim)
         # Slot 0 belongs to a class token that the sequence does not have; kept for the released
         # files.
@@ -54,6 +50,10 @@ class ViTEncoder(nn.Module):
             config.window_freq <= 1 or i % config.window_freq == 0 or i == config.depth
             for i in range(1, config.depth + 1)
         ]
+        if grid % self.windows and not all(self.is_global):
+            raise CheckpointError(
+                "The network's windows do not tile its grid; get the checkpoint again."
+            )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Skips]:
         tokens = self.patch_embed(image) + self.pos_embed[:, 1:]
