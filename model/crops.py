@@ -103,7 +103,7 @@ def _transform(
 
 
 def _recolour(image: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Brightness, contrast, colour cast, grey and blur, each now and then."""
+    """Brightness, contrast, colour cast, grey, blur and JPEG blocks, each now and then."""
     if rng.random() < 0.7:
         gain = rng.uniform(0.7, 1.3) * rng.uniform(0.9, 1.1, 3)
         shift = rng.uniform(-25, 25)
@@ -114,4 +114,8 @@ def _recolour(image: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDA
         image = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), np.uint8)
     if rng.random() < 0.15:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.5)), np.uint8)
+    if rng.random() < 0.15:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 85))]
+        block = cv2.imencode(".jpg", image, quality)[1]
+        image = np.asarray(cv2.imdecode(block, cv2.IMREAD_COLOR), np.uint8)
     return image

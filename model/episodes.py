@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.losses import normalized_focal_loss, soft_iou_loss
+from model.losses import edge_band, normalized_focal_loss, soft_iou_loss
 from model.prompts import Click, Prompt
 from model.rasterise import prompt_map
 from model.segnext import SegNext
@@ -83,6 +83,7 @@ def episode_loss(
     known: npt.NDArray[np.bool_],
     others: npt.NDArray[np.bool_],
     rng: np.random.Generator,
+    edge: float = 0.0,
 ) -> Tensor:
     """Prompt each target as an annotator would and score the last answer.
 
@@ -94,12 +95,13 @@ def episode_loss(
         known: bool ``[B, H, W]``, pixels that count.
         others: bool ``[B, H, W]``, pixels of objects that are not the target.
         rng: the only source of chance.
+        edge: by how much pixels near the target's edge count more.
 
     Returns:
         Scalar loss.
     """
     prompts = [first_prompt(each, other, rng) for each, other in zip(targets, others, strict=True)]
-    return corrected_loss(model, features, skips, targets, known, prompts, rng)
+    return corrected_loss(model, features, skips, targets, known, prompts, rng, edge)
 
 
 def corrected_loss(
@@ -110,6 +112,7 @@ def corrected_loss(
     known: npt.NDArray[np.bool_],
     first: Sequence[Prompt],
     rng: np.random.Generator,
+    edge: float = 0.0,
 ) -> Tensor:
     """Correct the answers to given first prompts as an annotator would and score the last answer.
 
@@ -141,6 +144,8 @@ def corrected_loss(
     logits = _upsample(model(features, skips, maps, text), half)
     truth = torch.from_numpy(targets[:, None, ::HALF, ::HALF]).to(logits)
     weight = torch.from_numpy(known[:, None, ::HALF, ::HALF]).to(logits)
+    if edge:
+        weight = weight * (1 + edge * edge_band(truth))
     return normalized_focal_loss(logits, truth, weight) + soft_iou_loss(logits, truth, weight)
 
 

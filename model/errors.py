@@ -23,5 +23,9 @@ class CheckpointError(MaskloopError):
     """A checkpoint that is missing, damaged, of another shape, or not safe to read."""
 
 
+class RecipeError(MaskloopError):
+    """A training recipe that cannot be read or followed."""
+
+
 class DatasetError(MaskloopError):
     """A folder of images and masks that does not hold what its manifest says."""

@@ -14,7 +14,7 @@ def normalized_focal_loss(
     finished mask still teaches (Sofiiuk et al., AdaptIS, 2019, and RITM, arXiv 2102.06583).
 
     Args:
-        logits, target, weight: ``[B, 1, H, W]``; target 0 or 1; weight 0 where unknown, else 1.
+        logits, target, weight: ``[B, 1, H, W]``; target 0 or 1; weight 0 where unknown, else above.
 
     Returns:
         Mean loss, a scalar.
@@ -39,3 +39,11 @@ def soft_iou_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     inter = (p * t).sum((1, 2, 3))
     union = (p + t - p * t).sum((1, 2, 3))
     return (1 - (inter + 1) / (union + 1)).mean()
+
+
+def edge_band(target: Tensor, reach: int = 2) -> Tensor:
+    """1 within ``reach`` pixels of the edge of ``target`` (``[B, 1, H, W]``, 0 or 1), else 0."""
+    side = 2 * reach + 1
+    grown = F.max_pool2d(target, side, 1, reach)
+    shrunk = -F.max_pool2d(-target, side, 1, reach)
+    return grown - shrunk

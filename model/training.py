@@ -1,85 +1,48 @@
-"""Trains the small network on a folder of images with masks, from the warm start of its backbone
-or from the weights of an earlier run.
+"""Trains a network of the small kind by a recipe (``model.recipe``): ``maskloop train default``.
 
-    python -m model.training DATA --out RUN --warm-start BACKBONE.pth
-    python -m model.training DATA --out RUN --weights CHECKPOINT
-
-Resumes from ``RUN/state.pt`` to the step after a kill; writes ``RUN/log.csv`` and
-``RUN/model.safetensors`` (averaged weights) as it goes.
+Each image of a step is encoded once for many targets. A killed run goes on from ``RUN/state.pt`` to
+the step it had reached; ``RUN/log.csv`` holds its curves and ``RUN/model.safetensors`` the averaged
+weights. Under torchrun the images of a step are spread over its processes.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import csv
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress as Bar
-from rich.progress import TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from model.checkpoints import load, save
-from model.config import SMALL, SegNextConfig
+from model.config import SegNextConfig
 from model.crops import Crop, make_crop
-from model.datasets import MaskItem, read_folder
+from model.datasets import MaskItem
+from model.distributed import Team, join_team
 from model.episodes import episode_loss
-from model.errors import CheckpointError, MaskloopError
+from model.errors import CheckpointError
+from model.evaluation import evaluate_folder, summarize
+from model.progress import Progress, silent
+from model.recipe import Recipe
 from model.segnext import SegNext
 
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """One training run.
-
-    Attributes:
-        steps: optimiser steps of the whole schedule.
-        images, targets: images a step, and targets decoded from each one's single encoding.
-        crop: side of the training crops, in pixels.
-        learning_rate: peak, of everything but the backbone; ``backbone_scale`` times it for the
-            backbone.
-        ema: decay of the averaged weights, which are the ones that are kept.
-        bf16: autocast to bfloat16; pays on CPUs and GPUs with matrix units for it.
-    """
-
-    steps: int = 6000
-    images: int = 4
-    targets: int = 8
-    crop: int = 320
-    learning_rate: float = 5e-4
-    backbone_scale: float = 0.2
-    weight_decay: float = 0.02
-    warmup: int = 200
-    ema: float = 0.998
-    bf16: bool = True
-    seed: int = 0
-    save_every: int = 250
+COLUMNS = ("step", "loss", "learning_rate", "seconds", "waited", "miou1", "miou5")
 
 
-def train(
-    items: list[MaskItem],
-    config: TrainConfig,
-    out: Path,
-    shape: SegNextConfig = SMALL,
-    warm_start: Path | None = None,
-    weights: Path | None = None,
-    device: str = "cpu",
-) -> SegNext:
+def train(recipe: Recipe, out: Path, device: str = "cpu", progress: Progress = silent) -> SegNext:
     """Train, or go on with what ``out`` holds.
 
     Args:
-        warm_start: a timm state dict for the backbone; see ``load_backbone``.
-        weights: a checkpoint of this shape to start from instead of random numbers.
+        recipe: how.
+        out: folder of the run.
+        device: torch device.
+        progress: called after each step, in the leading process only.
 
     Returns:
         The network with averaged weights, also in ``out/model.safetensors``.
@@ -89,53 +52,36 @@ def train(
         CheckpointError: the warm start, the weights or the saved state do not fit.
     """
     out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(config.seed)
-    model = SegNext(shape).to(device)
-    if weights is not None:
-        model.load_state_dict(_of_shape(shape, weights).state_dict())
-    else:
-        with torch.no_grad():  # a disk covers a third of a patch: prompts would start unheard
-            model.visual_prompts_encoder.proj.weight.mul_(4)
-    if warm_start is not None:
-        load_backbone(model, warm_start)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = copy.deepcopy(model).eval()
-    optimizer = _optimizer(model, config)
-    start = _resume(out / "state.pt", model, average, optimizer)
-    model.train()
-    with Bar(
-        *Bar.get_default_columns()[:3],
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as bar:
-        task = bar.add_task("training", total=config.steps, completed=start, loss=float("nan"))
-        recent, began = float("nan"), time.monotonic()
-        for step, crops in enumerate(_batches(items, config, start), start=start):
-            rate = _rate(step, config)
+    with join_team(device) as team:
+        model = _start(recipe).to(team.device)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        average = copy.deepcopy(model).eval()
+        optimizer = _optimizer(model, recipe)
+        start = _resume(out / "state.pt", model, average, optimizer)
+        model.train()
+        log = _Log(out / "log.csv")
+        for step, crops in enumerate(log.waiting(_batches(recipe, start, team)), start=start):
+            rate = _rate(step, recipe)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
-            loss = _step(model, crops, config, step, device)
+            loss = _loss(model, crops, recipe, step, team)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            team.mean_gradients(model.parameters())
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            _follow(average, model, min(config.ema, (step + 1) / (step + 10)))
-            value = float(loss.detach())
-            recent = value if math.isnan(recent) else 0.98 * recent + 0.02 * value
-            bar.update(task, completed=step + 1, loss=recent)
-            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+            _follow(average, model, min(recipe.ema, (step + 1) / (step + 10)))
+            log.loss(float(loss.detach()))
+            if not team.leads:
+                continue
+            ended = step + 1 == recipe.steps
+            if ended or (step + 1) % recipe.save_every == 0:
                 _save_state(out / "state.pt", model, average, optimizer, step + 1)
                 save(average, out / "model.safetensors")
-                _log(out / "log.csv", step + 1, recent, rate, time.monotonic() - began)
+                measure = ended or (step + 1) % recipe.validate_every == 0
+                log.write(step + 1, rate, _validate(average, recipe) if measure else {})
+            progress(step + 1, recipe.steps)
     return average
-
-
-def _of_shape(shape: SegNextConfig, weights: Path) -> SegNext:
-    model = load(weights)
-    if model.config != shape:
-        raise CheckpointError(f"{weights.name} is of another shape; train from one of this shape.")
-    return model
 
 
 def load_backbone(model: SegNext, path: Path) -> None:
@@ -154,45 +100,85 @@ def load_backbone(model: SegNext, path: Path) -> None:
     backbone.load_state_dict({name: state[name] for name in backbone.state_dict()})
 
 
-def _step(model: SegNext, crops: list[Crop], config: TrainConfig, step: int, device: str) -> Tensor:
-    rng = np.random.default_rng((config.seed, step, 1))
-    images = torch.stack([model.preprocess_crop(crop.image) for crop in crops]).to(device)
-    kind = torch.device(device).type
-    with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
+def _start(recipe: Recipe) -> SegNext:
+    torch.manual_seed(recipe.seed)
+    config = recipe.config
+    model = SegNext(config)
+    if recipe.weights is not None:
+        model.load_state_dict(_of_shape(config, recipe.weights).state_dict())
+    else:
+        with torch.no_grad():  # a disk covers a third of a patch: prompts would start unheard
+            model.visual_prompts_encoder.proj.weight.mul_(4)
+    if recipe.warm_start is not None:
+        load_backbone(model, recipe.warm_start)
+    return model
+
+
+def _of_shape(config: SegNextConfig, weights: Path) -> SegNext:
+    model = load(weights)
+    if model.config != config:
+        raise CheckpointError(f"{weights.name} is of another shape; train from one of this shape.")
+    return model
+
+
+def _loss(model: SegNext, crops: list[Crop], recipe: Recipe, step: int, team: Team) -> Tensor:
+    rng = np.random.default_rng((recipe.seed, step, team.rank, 1))
+    images = torch.stack([model.preprocess_crop(crop.image) for crop in crops]).to(team.device)
+    kind = torch.device(team.device).type
+    with torch.autocast(kind, torch.bfloat16, enabled=recipe.bf16):
         features, skips = model.backbone(images.to(memory_format=torch.channels_last))
-        counts = torch.tensor([len(crop.targets) for crop in crops], device=device)
+        counts = torch.tensor([len(crop.targets) for crop in crops], device=team.device)
         features = features.repeat_interleave(counts, 0)
         skips = tuple(skip.repeat_interleave(counts, 0) for skip in skips)
         targets = np.concatenate([crop.targets for crop in crops])
         known = np.concatenate([np.repeat(c.known[None], len(c.targets), 0) for c in crops])
         others = np.concatenate([c.objects & ~c.targets for c in crops])
-        return episode_loss(model, features, skips, targets, known, others, rng)
+        return episode_loss(model, features, skips, targets, known, others, rng, recipe.edge)
 
 
-def _batches(items: list[MaskItem], config: TrainConfig, start: int) -> Iterator[list[Crop]]:
-    """Crops of each step from ``start`` on; every step's chance depends on its number alone, so a
-    resumed run sees what an unbroken one would. The next steps are prepared meanwhile."""
+class _Steps(Dataset[list[Crop]]):
+    """The crops of each step. Its chance depends on the step's number and the process alone, so a
+    resumed run sees what an unbroken one would."""
 
-    def make(step: int) -> list[Crop]:
-        rng = np.random.default_rng((config.seed, step, 0))
+    def __init__(self, recipe: Recipe, rank: int) -> None:
+        self._recipe, self._rank = recipe, rank
+        self._items: list[MaskItem] = []
+        weights: list[float] = []
+        for source in recipe.data:
+            items = source.items()
+            self._items += items
+            weights += [source.share] * len(items)
+        self._edges = np.cumsum(weights) / sum(weights)
+
+    def __getitem__(self, step: int) -> list[Crop]:
+        recipe = self._recipe
+        rng = np.random.default_rng((recipe.seed, step, self._rank, 0))
         crops: list[Crop] = []
-        while len(crops) < config.images:
-            item = items[int(rng.integers(len(items)))]
-            crop = make_crop(item, config.crop, config.targets, rng)
+        while len(crops) < recipe.images:
+            item = self._items[int(np.searchsorted(self._edges, rng.random(), side="right"))]
+            crop = make_crop(item, recipe.crop, recipe.targets, rng)
             if crop is not None:
                 crops.append(crop)
         return crops
 
-    ahead = 3
-    with ThreadPoolExecutor(2) as pool:
-        queue: list[Future[list[Crop]]] = []
-        for step in range(start, config.steps):
-            while len(queue) < ahead and step + len(queue) < config.steps:
-                queue.append(pool.submit(make, step + len(queue)))
-            yield queue.pop(0).result()
+
+def _batches(recipe: Recipe, start: int, team: Team) -> Iterator[list[Crop]]:
+    loader = DataLoader(
+        _Steps(recipe, team.rank),
+        batch_size=None,
+        sampler=range(start, recipe.steps),
+        num_workers=recipe.workers,
+        prefetch_factor=4 if recipe.workers else None,
+        collate_fn=_as_is,
+    )
+    return iter(loader)
 
 
-def _optimizer(model: SegNext, config: TrainConfig) -> torch.optim.Optimizer:
+def _as_is(crops: list[Crop]) -> list[Crop]:
+    return crops
+
+
+def _optimizer(model: SegNext, recipe: Recipe) -> torch.optim.Optimizer:
     backbone = list(model.backbone.get_submodule("backbone").parameters())
     ids = {id(p) for p in backbone}
     rest = [p for p in model.parameters() if id(p) not in ids]
@@ -200,23 +186,30 @@ def _optimizer(model: SegNext, config: TrainConfig) -> torch.optim.Optimizer:
         [
             {"params": [p for p in rest if p.ndim > 1], "scale": 1.0},
             {"params": [p for p in rest if p.ndim <= 1], "scale": 1.0, "weight_decay": 0.0},
-            {"params": backbone, "scale": config.backbone_scale, "weight_decay": 0.0},
+            {"params": backbone, "scale": recipe.backbone_scale, "weight_decay": 0.0},
         ],
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
     )
 
 
-def _rate(step: int, config: TrainConfig) -> float:
-    warm = min(1.0, (step + 1) / max(config.warmup, 1))
-    cosine = 0.5 * (1 + math.cos(math.pi * step / config.steps))
-    return config.learning_rate * warm * max(cosine, 0.01)
+def _rate(step: int, recipe: Recipe) -> float:
+    warm = min(1.0, (step + 1) / max(recipe.warmup, 1))
+    cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+    return recipe.learning_rate * warm * max(cosine, 0.01)
 
 
 @torch.no_grad()
 def _follow(average: SegNext, model: SegNext, decay: float) -> None:
     for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
         slow.lerp_(fast, 1 - decay)
+
+
+def _validate(average: SegNext, recipe: Recipe) -> dict[str, float]:
+    if recipe.validation is None:
+        return {}
+    _, curves = evaluate_folder(average, recipe.validation.items(), clicks=5)
+    return summarize(curves["click"])
 
 
 def _save_state(
@@ -252,53 +245,37 @@ def _resume(path: Path, model: SegNext, average: SegNext, optimizer: torch.optim
     return int(state["step"])
 
 
-def _log(path: Path, step: int, loss: float, rate: float, seconds: float) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(["step", "loss", "learning_rate", "seconds_since_start"])
-        writer.writerow([step, f"{loss:.5f}", f"{rate:.3e}", f"{seconds:.0f}"])
+class _Log:
+    """The curves of a run: a smoothed loss, and how long the step waited for its crops."""
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._loss = float("nan")
+        self._since = time.monotonic()
+        self._waited = 0.0
 
-def main() -> int:
-    """Train the small model from the command line."""
-    defaults = TrainConfig()
-    parser = argparse.ArgumentParser(prog="python -m model.training", description=main.__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--warm-start", type=Path)
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--no-bf16", action="store_true")
-    for name in ("steps", "images", "targets", "crop", "seed"):
-        parser.add_argument(f"--{name}", type=int, default=getattr(defaults, name))
-    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
-    arguments = parser.parse_args()
-    config = TrainConfig(
-        steps=arguments.steps,
-        images=arguments.images,
-        targets=arguments.targets,
-        crop=arguments.crop,
-        seed=arguments.seed,
-        learning_rate=arguments.learning_rate,
-        bf16=not arguments.no_bf16,
-    )
-    try:
-        items = read_folder(arguments.data, "train")
-        train(
-            items,
-            config,
-            arguments.out,
-            warm_start=arguments.warm_start,
-            weights=arguments.weights,
-            device=arguments.device,
-        )
-    except MaskloopError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False)
-        return 1
-    return 0
+    def waiting(self, batches: Iterator[list[Crop]]) -> Iterator[list[Crop]]:
+        while True:
+            began = time.monotonic()
+            try:
+                crops = next(batches)
+            except StopIteration:
+                return
+            self._waited += time.monotonic() - began
+            yield crops
 
+    def loss(self, value: float) -> None:
+        self._loss = value if math.isnan(self._loss) else 0.98 * self._loss + 0.02 * value
 
-if __name__ == "__main__":
-    sys.exit(main())
+    def write(self, step: int, rate: float, measured: dict[str, float]) -> None:
+        """One line: the time and the waiting since the last, in seconds; IoU where measured."""
+        now = time.monotonic()
+        new = not self._path.exists()
+        with self._path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(COLUMNS)
+            figures = [f"{measured[k]:.4f}" if k in measured else "" for k in ("miou1", "miou5")]
+            seconds, waited = f"{now - self._since:.1f}", f"{self._waited:.1f}"
+            writer.writerow([step, f"{self._loss:.5f}", f"{rate:.3e}", seconds, waited, *figures])
+        self._since, self._waited = now, 0.0

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,22 +15,47 @@ import torch
 
 from model.checkpoints import load, save
 from model.config import SMALL
-from model.datasets import read_folder
 from model.errors import CheckpointError, DatasetError
 from model.evaluation import click_curve
 from model.finetune import FineTuneConfig, finetune
+from model.recipe import DataSource, Recipe
 from model.segnext import SegNext
-from model.training import TrainConfig, load_backbone, train
+from model.training import load_backbone, train
 from tests.shapes import shape_picture, write_folder
 
-TINY = replace(SMALL, size=96, dim=32, depth=1, heads=2, fusion_heads=2, neck=(8, 8, 8, 8), head=8)
-RUN = TrainConfig(steps=4, images=1, targets=2, crop=64, warmup=1, bf16=False, save_every=2)
+SHAPE = {
+    "size": 96,
+    "dim": 32,
+    "depth": 1,
+    "heads": 2,
+    "fusion_heads": 2,
+    "neck": (8, 8, 8, 8),
+    "head": 8,
+}
+TINY = replace(SMALL, **SHAPE)
+
+
+def recipe(folder, **changes):
+    """A run of four steps on ``folder``."""
+    plain = Recipe(
+        data=[DataSource(folder)],
+        shape=SHAPE,
+        steps=4,
+        images=1,
+        targets=2,
+        crop=64,
+        warmup=1,
+        bf16=False,
+        workers=0,
+        save_every=2,
+    )
+    return replace(plain, **changes)
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_weights(tmp_path):
     write_folder(tmp_path / "data", 2)
-    items = read_folder(tmp_path / "data")
-    unbroken = train(items, RUN, tmp_path / "unbroken", TINY)
+    run = recipe(tmp_path / "data")
+    unbroken = train(run, tmp_path / "unbroken")
     # A kill after step 2: the state that was saved then is all that is left of the run.
     killed = tmp_path / "killed"
     saved = []
@@ -40,9 +70,9 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "save", save_and_die)
         with pytest.raises(KeyboardInterrupt):
-            train(items, RUN, killed, TINY)
+            train(run, killed)
     (killed / "state.tmp").rename(killed / "state.pt")
-    resumed = train(items, RUN, killed, TINY)
+    resumed = train(run, killed)
     assert saved == [2]
     for a, b in zip(unbroken.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(a, b)
@@ -51,28 +81,74 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(tmp_path):
 
 def test_a_state_of_another_run_is_refused(tmp_path):
     write_folder(tmp_path / "data", 1)
-    items = read_folder(tmp_path / "data")
-    (tmp_path / "state.pt").write_bytes(b"")
+    run = recipe(tmp_path / "data")
     torch.save({"step": 1}, tmp_path / "state.pt")
     with pytest.raises(CheckpointError, match=r"\.$"):
-        train(items, RUN, tmp_path, TINY)
+        train(run, tmp_path)
     with pytest.raises(CheckpointError, match="warm start"):
-        train(items, RUN, tmp_path / "new", TINY, warm_start=tmp_path / "absent.pth")
+        train(replace(run, warm_start=tmp_path / "absent.pth"), tmp_path / "new")
     save(SegNext(TINY), tmp_path / "tiny.safetensors")
     with pytest.raises(CheckpointError, match="another shape"):
-        wider = replace(TINY, head=16)
-        train(items, RUN, tmp_path / "new", wider, weights=tmp_path / "tiny.safetensors")
+        wider = SHAPE | {"head": 16}
+        train(replace(run, shape=wider, weights=tmp_path / "tiny.safetensors"), tmp_path / "new")
 
 
 def test_a_run_starts_from_the_weights_of_another(tmp_path):
     write_folder(tmp_path / "data", 1)
     source = SegNext(TINY)
     save(source, tmp_path / "tiny.safetensors")
-    still = replace(RUN, steps=1, learning_rate=0.0)
-    items = read_folder(tmp_path / "data")
-    trained = train(items, still, tmp_path / "run", TINY, weights=tmp_path / "tiny.safetensors")
+    weights = tmp_path / "tiny.safetensors"
+    still = recipe(tmp_path / "data", steps=1, learning_rate=0.0, weights=weights)
+    trained = train(still, tmp_path / "run")
     for ours, theirs in zip(trained.parameters(), source.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs.half().float())
+
+
+def test_the_curves_tell_loss_time_waiting_and_what_was_validated(tmp_path):
+    write_folder(tmp_path / "data", 2)
+    source = DataSource(tmp_path / "data", limit=1)
+    seen = []
+    run = recipe(tmp_path / "data", validation=source, validate_every=4, edge=1.0)
+    train(run, tmp_path / "run", progress=lambda done, total: seen.append((done, total)))
+    rows = list(csv.DictReader((tmp_path / "run" / "log.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == ["2", "4"] and seen[-1] == (4, 4)
+    assert rows[0]["miou1"] == "" and 0 <= float(rows[1]["miou5"]) <= 1
+    assert all(0 <= float(row["waited"]) <= float(row["seconds"]) + 0.1 for row in rows)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    """Each process draws crops of its own; their gradients are averaged, so the weights agree."""
+    write_folder(tmp_path / "data", 2)
+    script = tmp_path / "both.py"
+    script.write_text(TWO_PROCESSES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(script), str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run(
+        command, check=False, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (load(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    alone = train(recipe(tmp_path / "data"), tmp_path / "alone")
+    pairs = zip(first.parameters(), alone.parameters(), strict=True)
+    assert any(not torch.allclose(a, b, atol=1e-3) for a, b in pairs)
+    assert (tmp_path / "run" / "log.csv").read_text().count("\n") == 3
+
+
+TWO_PROCESSES = """
+import os, sys
+from pathlib import Path
+from model.checkpoints import save
+from model.training import train
+from tests.unit.model.test_training import recipe
+
+folder = Path(sys.argv[1])
+model = train(recipe(folder / "data"), folder / "run")
+save(model, folder / f"{os.environ['RANK']}.safetensors")
+"""
 
 
 def test_a_warm_start_fills_the_backbone_and_a_partial_one_is_refused(tmp_path):
