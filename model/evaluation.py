@@ -9,21 +9,23 @@ first click (``model.simulation.start_prompt``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from model.datasets import IGNORE, MaskItem, largest_instance
-from model.embedding import Embedding
+from model.prediction import Prediction
 from model.progress import Progress, silent
 from model.prompts import Prompt
-from model.segnext import SegNext
 from model.simulation import next_click, start_prompt
 
 Mask = npt.NDArray[np.bool_]
+Curve = npt.NDArray[np.float64]
 MAX_CLICKS = 20
+SCORED = 5  # prompts of an object whose scores are compared with the true IoU
 
 
 def iou(a: Mask, b: Mask) -> float:
@@ -50,14 +52,38 @@ def _band(mask: Mask, width: int) -> Mask:
     return band
 
 
+class Network(Protocol):
+    """What is measured: a ``SegNext``, or what stands around one, such as a ``Looker``."""
+
+    def encode(self, image: npt.NDArray[np.uint8]) -> Any: ...
+
+    def decode(self, embedding: Any, prompt: Prompt) -> Prediction: ...
+
+
+@dataclass(frozen=True, eq=False)
+class ClickCurve:
+    """What came of clicking one object.
+
+    Attributes:
+        iou: after each click, float64 ``[clicks]``; a perfect mask needs no more clicks: its
+            value is repeated.
+        answers: of each click that was made.
+        masks: of each answer, bool ``[H, W]``.
+    """
+
+    iou: Curve
+    answers: list[Prediction]
+    masks: list[Mask]
+
+
 def click_curve(
-    model: SegNext,
-    embedding: Embedding,
+    model: Network,
+    embedding: Any,
     target: Mask,
     clicks: int = MAX_CLICKS,
     known: Mask | None = None,
     start: str = "click",
-) -> tuple[npt.NDArray[np.float64], list[Mask]]:
+) -> ClickCurve:
     """Click an object until the clicks are used up.
 
     Args:
@@ -66,15 +92,10 @@ def click_curve(
         clicks: how many at most.
         known: bool ``[H, W]``, pixels that count; None: all.
         start: kind of the first prompt, of ``model.simulation.START_KINDS``.
-
-    Returns:
-        IoU after each click, float64 ``[clicks]`` (a perfect mask needs no more clicks: its
-        value is repeated), and the mask after each click made.
     """
     known = np.ones_like(target) if known is None else known
     predicted, used = np.zeros_like(target), np.zeros_like(target)
-    curve = np.ones(clicks)
-    masks: list[Mask] = []
+    result = ClickCurve(np.ones(clicks), [], [])
     prompt = Prompt()
     for k in range(clicks):
         if k == 0 and start != "click":
@@ -82,51 +103,74 @@ def click_curve(
         else:
             click = next_click(target, predicted, used, known)
             if click is None:
-                curve[k:] = curve[k - 1] if k else 1.0
+                result.iou[k:] = result.iou[k - 1] if k else 1.0
                 break
             prompt = replace(prompt, clicks=(*prompt.clicks, click))
         prediction = model.decode(embedding, prompt)
         predicted = prediction.mask()
-        masks.append(predicted)
-        curve[k] = iou(predicted & known, target & known)
+        result.iou[k] = iou(predicted & known, target & known)
+        result.answers.append(prediction)
+        result.masks.append(predicted)
         prompt = replace(prompt, mask=prediction.probability)
-    return curve, masks
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class FolderCurves:
+    """What came of clicking one object in each image of a set.
+
+    Attributes:
+        iou: curves ``[n, clicks]`` of ``click_curve``.
+        scores: float64 ``[m]``, scores of the answers to the first ``SCORED`` prompts.
+        true: float64 ``[m]``, the IoU of those answers.
+    """
+
+    iou: Curve
+    scores: Curve
+    true: Curve
 
 
 def evaluate_folder(
-    model: SegNext,
+    model: Network,
     items: list[MaskItem],
     clicks: int = MAX_CLICKS,
     progress: Progress = silent,
     starts: Sequence[str] = ("click",),
-) -> tuple[list[str], dict[str, npt.NDArray[np.float64]]]:
-    """Prompt the largest instance of every image of a set.
+) -> dict[str, FolderCurves]:
+    """Prompt the largest instance of every image of a set that holds one.
 
     Args:
         starts: kinds of first prompts; each is measured on its own, from one encoding.
 
     Returns:
-        Names of the images that hold an instance, and for each kind of ``starts`` their IoU
-        curves ``[n, clicks]``.
+        The curves of each kind of ``starts``.
 
     Raises:
         DatasetError: an image or a mask cannot be read.
     """
-    names: list[str] = []
-    curves: dict[str, list[npt.NDArray[np.float64]]] = {start: [] for start in starts}
+    curves: dict[str, list[Curve]] = {start: [] for start in starts}
+    scored: dict[str, list[tuple[float, float]]] = {start: [] for start in starts}
     for done, item in enumerate(items):
         progress(done, len(items))
         indices = item.load_mask()
         target = largest_instance(indices)
         if target is None:
             continue
-        names.append(item.name)
         embedding = model.encode(item.load_image())
         known = indices != IGNORE
         for start in starts:
-            curves[start].append(click_curve(model, embedding, target, clicks, known, start)[0])
+            found = click_curve(model, embedding, target, clicks, known, start)
+            curves[start].append(found.iou)
+            early = zip(found.answers[:SCORED], found.iou, strict=False)
+            scored[start] += [(answer.score, float(true)) for answer, true in early]
     progress(len(items), len(items))
-    return names, {start: np.array(found).reshape(-1, clicks) for start, found in curves.items()}
+    return {
+        start: FolderCurves(
+            np.array(curves[start]).reshape(-1, clicks),
+            *np.array(scored[start]).reshape(-1, 2).T,
+        )
+        for start in starts
+    }
 
 
 def clicks_to_reach(curves: npt.NDArray[np.float64], iou_target: float) -> npt.NDArray[np.int64]:

@@ -208,8 +208,8 @@ def _follow(average: SegNext, model: SegNext, decay: float) -> None:
 def _validate(average: SegNext, recipe: Recipe) -> dict[str, float]:
     if recipe.validation is None:
         return {}
-    _, curves = evaluate_folder(average, recipe.validation.items(), clicks=5)
-    return summarize(curves["click"])
+    curves = evaluate_folder(average, recipe.validation.items(), clicks=5)
+    return summarize(curves["click"].iou)
 
 
 def _save_state(

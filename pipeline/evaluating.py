@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from model import checkpoints
+from model.confidence import calibration_error, rank_correlation
 from model.datasets import read_folder
 from model.errors import CheckpointError, DatasetError
-from model.evaluation import evaluate_folder, summarize
+from model.evaluation import FolderCurves, evaluate_folder, summarize
 from model.progress import Progress, silent
 from model.segnext import SegNext
 from model.simulation import START_KINDS
@@ -38,7 +39,8 @@ def evaluate_checkpoint(
             the clicks; or ``all``, to measure each of them.
 
     Returns:
-        What was measured, how long it took, and the figures of ``model.evaluation.summarize``;
+        What was measured, how long it took, the figures of ``model.evaluation.summarize``, and
+        of the scores their calibration error and rank correlation (``model.confidence``);
         for ``all`` under ``prompts`` by kind, and those of clicks alone beside it.
 
     Raises:
@@ -50,20 +52,27 @@ def evaluate_checkpoint(
     items = read_folder(folder, split)[:limit]
     started = time.monotonic()
     kinds = START_KINDS if prompt == "all" else (prompt,)
-    names, curves = evaluate_folder(model, items, clicks, progress, kinds)
-    if not names:
+    curves = evaluate_folder(model, items, clicks, progress, kinds)
+    if not len(curves[kinds[0]].iou):
         raise DatasetError(f"No image of {folder} holds an instance; give a set that has some.")
-    by_kind = {kind: summarize(curves[kind]) for kind in kinds}
+    by_kind = {kind: _table(curves[kind]) for kind in kinds}
     return {
         "checkpoint": name,
         "folder": str(folder),
         "clicks": clicks,
         "prompt": prompt,
         **by_kind[kinds[0]],
-        **(
-            {"prompts": {kind: summarize(curves[kind]) for kind in kinds}} if len(kinds) > 1 else {}
-        ),
+        **({"prompts": by_kind} if len(by_kind) > 1 else {}),
         "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _table(curves: FolderCurves) -> dict[str, float]:
+    """The field's figures, and how far the scores can be believed."""
+    return {
+        **summarize(curves.iou),
+        "score_error": calibration_error(curves.scores, curves.true),
+        "score_rank": rank_correlation(curves.scores, curves.true),
     }
 
 

@@ -107,7 +107,8 @@ def answers(
     """
     curves, boundary = np.zeros((len(regions), clicks)), np.zeros(len(regions))
     for row, (embedding, mask) in enumerate(Samples(regions, embeddings, model)):
-        curves[row], masks = click_curve(model, embedding, mask, clicks)
-        boundary[row] = boundary_iou(masks[:BOUNDARY_CLICKS][-1], mask)
+        clicked = click_curve(model, embedding, mask, clicks)
+        curves[row] = clicked.iou
+        boundary[row] = boundary_iou(clicked.masks[:BOUNDARY_CLICKS][-1], mask)
         progress(row + 1, len(regions))
     return Answers(curves, boundary)

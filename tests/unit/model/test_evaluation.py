@@ -59,9 +59,10 @@ class _Oracle:
 def test_a_curve_feeds_each_answer_back_and_stops_when_nothing_is_wrong():
     target = _disk(30)
     model = _Oracle([_disk(20), target])
-    curve, masks = click_curve(model, None, target, clicks=5)
+    found = click_curve(model, None, target, clicks=5)
+    curve = found.iou
     assert curve[0] == pytest.approx(iou(_disk(20), target)) and curve[1:].tolist() == [1.0] * 4
-    assert len(masks) == 2 and model.prompts[0].mask is None
+    assert len(found.masks) == len(found.answers) == 2 and model.prompts[0].mask is None
     np.testing.assert_array_equal(model.prompts[1].mask > 0.5, _disk(20))
     assert [len(prompt.clicks) for prompt in model.prompts] == [1, 2]
 
@@ -69,7 +70,7 @@ def test_a_curve_feeds_each_answer_back_and_stops_when_nothing_is_wrong():
 def test_a_first_prompt_of_another_kind_counts_as_the_first_click():
     target = _disk(30)
     model = _Oracle([_disk(20), _disk(25), target])
-    curve, _ = click_curve(model, None, target, clicks=5, start="box")
+    curve = click_curve(model, None, target, clicks=5, start="box").iou
     first, second, third = model.prompts
     assert first.boxes and not first.clicks
     assert second.boxes == first.boxes and len(second.clicks) == 1 and len(third.clicks) == 2

@@ -187,7 +187,7 @@ def test_a_fine_tune_learns_from_embeddings_and_keeps_the_encoder():
         assert torch.equal(tensor, before[f"backbone.{name}"])
     assert tuned.encoder_fingerprint == base.encoder_fingerprint
     old, new = (
-        np.mean([click_curve(model, e, mask, clicks=3)[0][0] for e, mask in held])
+        np.mean([click_curve(model, e, mask, clicks=3).iou[0] for e, mask in held])
         for model in (base, tuned)
     )
     assert new > old + 0.2
