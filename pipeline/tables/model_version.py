@@ -32,12 +32,15 @@ class ModelVersion(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(64), unique=True)
     encoder: Mapped[str] = mapped_column(String(64))  # fingerprint
-    sha256: Mapped[str] = mapped_column(String(64))  # of the checkpoint file
+    sha256: Mapped[str] = mapped_column(String(64))  # of the checkpoint in the store
     key: Mapped[str] = mapped_column(String(255))  # path inside the store
     status: Mapped[VersionStatus] = mapped_column(
         Enum("candidate", "serving", "refused", "retired", native_enum=False, length=16), index=True
     )
     snapshot_id: Mapped[int | None] = mapped_column(ForeignKey("snapshot.id"))
+    # Of a version made from a file of somebody else's: where it was, and its checksum as it came.
+    source: Mapped[str | None] = mapped_column(String(500))
+    source_sha256: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(default=now)
     promoted_at: Mapped[datetime | None]
 

@@ -1,0 +1,190 @@
+"""Fetching large files: resumed where a try ended, in this process or an earlier one."""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from model.errors import CheckpointError
+from model.progress import Progress, silent
+
+MAX_BYTES = 8_000_000_000  # the largest ViT in single precision is well under half of it
+TRIES = 5  # in a row that bring nothing new
+DRIVE_RETRIES = 3
+PAUSE = 1.0  # seconds after the first of them; doubles
+TIMEOUT = 30.0  # seconds without a byte
+
+
+class _TryAgainError(Exception):
+    """A trouble that may be gone at the next try."""
+
+
+def fetch_drive(file_id: str, target: Path, progress: Progress = silent) -> None:
+    """Fetch a public file of Google Drive by its id; ``progress`` counts bytes.
+
+    Raises:
+        CheckpointError: it cannot be had now, or is too large.
+    """
+    import gdown
+
+    def report(done: int, total: int | None) -> None:
+        _check_size(max(done, total or 0), "The file")
+        progress(done, total)
+
+    with _alone(target):
+        try:
+            gdown.download(
+                id=file_id,
+                output=str(target),
+                quiet=True,
+                use_cookies=False,
+                resume=True,
+                progress=report,
+                timeout=TIMEOUT,
+                retries=DRIVE_RETRIES,
+            )
+        except CheckpointError:  # ours, from ``report``
+            raise
+        except Exception as error:  # gdown reads pages that may be anything
+            # What requests raises are OSErrors, with more in them than a person wants to read.
+            reason = "no connection" if isinstance(error.__cause__, OSError) else _reason(error)
+            raise CheckpointError(
+                f"https://drive.google.com/uc?id={file_id} cannot be fetched from here ({reason}); "
+                "fetch it with a browser and give its path, or try again, which goes on where "
+                "this ended."
+            ) from error
+
+
+def fetch_url(url: str, target: Path, progress: Progress = silent) -> None:
+    """Fetch an http(s) address; ``progress`` counts bytes.
+
+    What has come stays beside ``target``, and the next call goes on from there if the server says
+    that the file is still the same.
+
+    Raises:
+        CheckpointError: it cannot be had, is a web page, or is too large.
+    """
+    part = target.with_name(f"{target.name}.part")
+    with (
+        _alone(target),
+        httpx.Client(
+            follow_redirects=True,
+            timeout=TIMEOUT,
+            # Byte offsets must be those of the file.
+            headers={"Accept-Encoding": "identity", "User-Agent": "maskloop"},
+        ) as client,
+    ):
+        failed = 0
+        while True:
+            before = _size(part)
+            try:
+                _receive(client, url, part, progress)
+                break
+            except (_TryAgainError, httpx.TransportError) as error:
+                failed = 1 if _size(part) > before else failed + 1
+                if failed >= TRIES:
+                    raise CheckpointError(
+                        f"{shown(url)} cannot be fetched ({_reason(error)}); check the address "
+                        "and the network, then try again, which goes on where this ended."
+                    ) from error
+                time.sleep(PAUSE * 2 ** (failed - 1))
+            except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+                raise CheckpointError(
+                    f"{shown(url)} cannot be fetched ({_reason(error)}); check the address and "
+                    "the space on this disk."
+                ) from error
+        part.replace(target)
+        _validator_file(part).unlink(missing_ok=True)
+
+
+def shown(url: str) -> str:
+    """An address fit for messages and records: its query may hold a signature or a password."""
+    return re.sub(r"//[^/@]*@", "//", re.split(r"[?#]", url)[0])[:300]
+
+
+def _receive(client: httpx.Client, url: str, part: Path, progress: Progress) -> None:
+    validator = _validator_file(part)
+    have = _size(part) if validator.exists() else 0
+    # If-Range: a file that changed since is sent from its beginning.
+    resume = {"Range": f"bytes={have}-", "If-Range": validator.read_text()} if have else {}
+    with client.stream("GET", url, headers=resume) as response:
+        status = response.status_code
+        resumed = status == httpx.codes.PARTIAL_CONTENT and bool(have)
+        if resumed and not response.headers.get("content-range", "").startswith(f"bytes {have}-"):
+            part.unlink()
+            raise _TryAgainError("the server sent another part of the file")
+        if status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            part.unlink(missing_ok=True)
+            raise _TryAgainError("the server has less of the file than we have")
+        if status >= 500 or status == httpx.codes.TOO_MANY_REQUESTS:
+            raise _TryAgainError(f"its server answered {status}")
+        if not resumed and status != httpx.codes.OK:
+            raise CheckpointError(
+                f"{shown(url)} cannot be fetched: its server answered {status} "
+                f"{response.reason_phrase}; check the address."
+            )
+        if response.headers.get("content-type", "").startswith("text/html"):
+            raise CheckpointError(
+                f"{shown(url)} is a web page, not a checkpoint; give the address of the file "
+                "itself, or fetch it with a browser and give its path."
+            )
+        length = response.headers.get("content-length", "")
+        done = have if resumed else 0
+        total = done + int(length) if length.isdigit() else None
+        _check_size(total or 0, shown(url))
+        if not resumed:
+            _remember(validator, response)
+        with part.open("ab" if resumed else "wb") as file:
+            for chunk in response.iter_bytes():
+                done += len(chunk)
+                _check_size(done, shown(url))
+                file.write(chunk)
+                progress(done, total)
+
+
+def _remember(validator: Path, response: httpx.Response) -> None:
+    """Keep what tells this file from a later one at the same address; nothing: never resume."""
+    tag = response.headers.get("etag", "")
+    value = response.headers.get("last-modified", "") if tag.startswith("W/") or not tag else tag
+    validator.unlink(missing_ok=True)
+    if value and "content-encoding" not in response.headers:
+        validator.write_text(value)
+
+
+def _validator_file(part: Path) -> Path:
+    return part.with_name(f"{part.name}.validator")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _check_size(size: int, what: str) -> None:
+    if size > MAX_BYTES:
+        raise CheckpointError(
+            f"{what} is over {MAX_BYTES // 10**9} GB, so it is no SegNext; check the address."
+        )
+
+
+def _reason(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".:")[:200]
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Two processes that append to one file would spoil it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f"{target.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                "Another process is fetching this file; wait until it is done."
+            ) from None
+        yield

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import fcntl
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import gdown
+import pytest
+import requests
+
+from model.errors import CheckpointError
+from pipeline import downloading
+from pipeline.downloading import fetch_drive, fetch_url, shown
+
+DATA = bytes(range(256)) * 4000
+
+
+class FileServer(ThreadingHTTPServer):
+    """Serves ``data`` at every address, in the manner the fields say."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.data = DATA
+        self.etag: str | None = '"one"'
+        self.ranges = True
+        self.drop_after: list[int] = []  # bytes after which each of the next replies breaks off
+        self.statuses: list[int] = []  # of the next replies, before files are served
+        self.headers: dict[str, str] = {}
+        self.asked: list[str | None] = []  # the Range of each request
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/models/a.pth?signature=secret"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FileServer
+
+    def do_GET(self) -> None:
+        server, wanted = self.server, self.headers["Range"]
+        server.asked.append(wanted)
+        self.close_connection = True
+        if server.statuses:
+            self.send_response(server.statuses.pop(0))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        start, total = 0, len(server.data)
+        if wanted and server.ranges and self.headers["If-Range"] == server.etag:
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            self.send_response(206 if start < total else 416)
+            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+        else:
+            self.send_response(200)
+        body = server.data[start:]
+        if server.etag:
+            self.send_header("ETag", server.etag)
+        for name, value in {"Content-Length": str(len(body)), **server.headers}.items():
+            if value:
+                self.send_header(name, value)
+        self.end_headers()
+        with suppress(ConnectionError):  # who asked may have had enough
+            self.wfile.write(body[: server.drop_after.pop(0)] if server.drop_after else body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    monkeypatch.setattr(downloading, "PAUSE", 0.001)
+    with FileServer() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def left_behind(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {"a.lock"}
+
+
+def test_a_file_arrives_whole_and_says_how_far_it_is(server: FileServer, tmp_path: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    target = tmp_path / "new" / "a"
+    fetch_url(server.url, target, lambda done, total: seen.append((done, total)))
+    assert target.read_bytes() == DATA
+    assert seen[-1] == (len(DATA), len(DATA))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert left_behind(target.parent) == {"a"}
+
+
+def test_a_connection_that_drops_is_taken_up_where_it_dropped(
+    server: FileServer, tmp_path: Path
+) -> None:
+    server.drop_after = [200_000, 300_000, 0, 1]
+    fetch_url(server.url, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == DATA
+    starts = [int(each.removeprefix("bytes=")[:-1]) for each in server.asked if each]
+    assert server.asked[0] is None and len(starts) == 4
+    assert starts == sorted(starts) and 0 < starts[0] <= 200_000 < starts[-1] <= 500_001
+
+
+def test_a_later_call_goes_on_where_an_earlier_one_gave_up(
+    server: FileServer, tmp_path: Path
+) -> None:
+    server.drop_after = [400_000] + [0] * downloading.TRIES
+    with pytest.raises(CheckpointError, match="goes on where this ended"):
+        fetch_url(server.url, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    server.drop_after, server.asked = [], []
+    fetch_url(server.url, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == DATA
+    assert len(server.asked) == 1 and server.asked[0] is not None
+    assert left_behind(tmp_path) == {"a"}
+
+
+@pytest.mark.parametrize("manner", ["no ranges", "no validator", "weak validator"])
+def test_a_server_that_cannot_resume_sends_it_again(
+    server: FileServer, tmp_path: Path, manner: str
+) -> None:
+    server.ranges = manner != "no ranges"
+    server.etag = {"no validator": None, "weak validator": 'W/"one"'}.get(manner, '"one"')
+    server.drop_after = [200_000, 300_000]
+    fetch_url(server.url, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == DATA
+    if manner != "no ranges":
+        assert server.asked == [None, None, None]
+
+
+def test_a_date_tells_a_file_from_a_later_one_too(server: FileServer, tmp_path: Path) -> None:
+    server.etag, server.headers = None, {"Last-Modified": "Sat, 21 Nov 2026 10:00:00 GMT"}
+    server.drop_after = [200_000]
+    fetch_url(server.url, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == DATA
+    assert server.asked[1] is not None
+
+
+def test_a_file_that_changed_meanwhile_is_not_patched_together(
+    server: FileServer, tmp_path: Path
+) -> None:
+    server.drop_after = [400_000] + [0] * downloading.TRIES
+    with pytest.raises(CheckpointError):
+        fetch_url(server.url, tmp_path / "a")
+    server.drop_after, server.data, server.etag = [], DATA[::-1], '"two"'
+    fetch_url(server.url, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == DATA[::-1]
+
+
+def test_a_partial_file_longer_than_the_whole_begins_anew(
+    server: FileServer, tmp_path: Path
+) -> None:
+    (tmp_path / "a.part").write_bytes(DATA + DATA)
+    (tmp_path / "a.part.validator").write_text('"one"')
+    fetch_url(server.url, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == DATA
+
+
+def test_a_server_that_is_busy_is_asked_again(server: FileServer, tmp_path: Path) -> None:
+    server.statuses = [503, 429, 500]
+    fetch_url(server.url, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == DATA
+    server.statuses = [500] * downloading.TRIES
+    with pytest.raises(CheckpointError, match="answered 500"):
+        fetch_url(server.url, tmp_path / "a")
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_a_refusal_is_final(server: FileServer, tmp_path: Path, status: int) -> None:
+    server.statuses = [status]
+    with pytest.raises(CheckpointError, match=rf"answered {status}.*\.$") as caught:
+        fetch_url(server.url, tmp_path / "a")
+    assert "secret" not in str(caught.value)
+    assert len(server.asked) == 1
+
+
+def test_a_page_is_no_file(server: FileServer, tmp_path: Path) -> None:
+    server.headers = {"Content-Type": "text/html; charset=utf-8"}
+    with pytest.raises(CheckpointError, match="is a web page"):
+        fetch_url(server.url, tmp_path / "a")
+    assert left_behind(tmp_path) == set()
+
+
+@pytest.mark.parametrize("says_so", [True, False])
+def test_a_file_without_end_is_given_up(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says_so: bool
+) -> None:
+    monkeypatch.setattr(downloading, "MAX_BYTES", 100_000)
+    if not says_so:
+        server.headers = {"Content-Length": ""}
+    with pytest.raises(CheckpointError, match="no SegNext"):
+        fetch_url(server.url, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    part = tmp_path / "a.part"
+    assert not part.exists() or part.stat().st_size <= 100_000
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9/a.pth", "http://nowhere.invalid/a.pth", "http://[/a", "http://"]
+)
+def test_no_network_and_no_address_are_sentences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setattr(downloading, "PAUSE", 0.001)
+    with pytest.raises(CheckpointError, match=r"cannot be fetched .*\.$"):
+        fetch_url(url, tmp_path / "a")
+
+
+def test_two_processes_do_not_write_one_file(server: FileServer, tmp_path: Path) -> None:
+    with (tmp_path / "a.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(CheckpointError, match="wait until it is done"):
+            fetch_url(server.url, tmp_path / "a")
+
+
+def test_an_address_is_shown_without_its_secrets() -> None:
+    assert shown("https://me:pass@host/a.pth?signature=x#y") == "https://host/a.pth"
+
+
+# --- Google Drive, by gdown ---
+
+
+def test_a_drive_file_is_fetched_by_gdown_and_resumed(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gdown itself runs; only the address it makes of the id leads to a server here."""
+    asked: list[dict[str, Any]] = []
+    real = gdown.download
+
+    def on_loopback(*, id: str, **options: Any) -> Any:
+        asked.append({"id": id, **options})
+        return real(url=server.url.partition("?")[0], **options)
+
+    monkeypatch.setattr(gdown, "download", on_loopback)
+    seen: list[tuple[int, int | None]] = []
+    server.drop_after = [700_000]  # gdown keeps pieces of half a megabyte
+    monkeypatch.setattr(downloading, "DRIVE_RETRIES", 0)
+    with pytest.raises(CheckpointError, match=r"uc\?id=some-id cannot be fetched"):
+        fetch_drive("some-id", tmp_path / "a")
+    fetch_drive("some-id", tmp_path / "a", lambda done, total: seen.append((done, total)))
+    assert (tmp_path / "a").read_bytes() == DATA
+    assert [each["id"] for each in asked] == ["some-id"] * 2
+    assert asked[0]["output"] == str(tmp_path / "a") and asked[0]["resume"] is True
+    assert server.asked[-1] is not None  # the second call asked for the rest only
+    assert seen[-1] == (len(DATA), len(DATA))
+
+
+def test_a_drive_that_answers_with_a_page_is_a_sentence(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = b'<html><p class="uc-error-subcaption">Too many users have viewed it.</p></html>'
+    server.data, server.headers = page, {"Content-Type": "text/html"}
+    real = requests.Session.get
+
+    def to_loopback(session: requests.Session, url: str, **options: Any) -> requests.Response:
+        assert url == "https://drive.google.com/uc?id=some-id"
+        return real(session, server.url, **options)
+
+    monkeypatch.setattr(requests.Session, "get", to_loopback)
+    with pytest.raises(CheckpointError, match=r"some-id cannot.*Too many users.*browser.*\.$"):
+        fetch_drive("some-id", tmp_path / "a")
+
+
+def test_a_drive_out_of_reach_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # refuses at once, wherever this runs
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setattr(downloading, "DRIVE_RETRIES", 0)
+    with pytest.raises(CheckpointError, match=r"drive\.google\.com.*browser.*\.$"):
+        fetch_drive("1G_m9_sVYVD2MBDf5ulrAUz-iSvi8bQfZ", tmp_path / "a")
+    assert not (tmp_path / "a").exists()
