@@ -16,7 +16,6 @@ from torch import Tensor
 
 Array = npt.NDArray[np.float64]
 
-N_WEIGHTS = 6
 BINS = 10
 
 
@@ -54,7 +53,7 @@ def score(probability: Tensor, threshold: float, weights: tuple[float, ...]) -> 
 
     Args:
         probability, threshold: as in ``statistics``.
-        weights: ``N_WEIGHTS`` numbers from ``fit``, or none.
+        weights: from ``fit``; or none.
     """
     if not weights or not bool((probability > threshold).any()):
         return soft_iou(probability, threshold)
@@ -66,7 +65,7 @@ def fit(measured: Array, ious: Array) -> tuple[float, ...]:
     """The weights under which the estimates fit best (cross entropy, a little ridge).
 
     Args:
-        measured: ``[n, N_WEIGHTS]``, rows of ``statistics``.
+        measured: ``[n, 6]``, rows of ``statistics``.
         ious: ``[n]`` in [0, 1], the true IoU of each answer.
     """
 

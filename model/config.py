@@ -16,6 +16,7 @@ PATCH = 16
 
 TEXT_TOWER = re.compile(r"small|[\w.-]+/[\w.-]+|[\w.-]+:[^\0\n]{1,1000}")
 TEXT_HEADS = 4  # of the small text tower
+N_CONFIDENCE = 6  # numbers that make a score; what they weigh: ``model.confidence``
 LARGEST_SMALL_TEXT = 512  # its table of 49,408 pieces of words is that wide
 
 
@@ -47,6 +48,8 @@ class SegNextConfig:
             ``MODEL:FILE``: a frozen CLIP tower that open_clip knows, whose weights stay outside.
         text_dim: length of that vector.
         text_depth: cross-attention blocks between the vector and the image.
+        confidence: turn an answer's statistics into its score, see ``model.confidence``; empty:
+            scores are not calibrated.
     """
 
     encoder: Literal["vit", "mobilenetv2"] = "vit"
@@ -72,6 +75,7 @@ class SegNextConfig:
     text_tower: str = ""
     text_dim: int = 0
     text_depth: int = 0
+    confidence: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         widths = (self.size, self.dim, self.heads, self.fusion_heads, self.head, self.radius)
@@ -106,6 +110,10 @@ class SegNextConfig:
             "naive",
         ):
             raise _unfit("names a part that does not exist here")
+        if len(self.confidence) not in (0, N_CONFIDENCE) or not all(
+            abs(weight) < 1e3 for weight in self.confidence
+        ):
+            raise _unfit("holds no weights of a score")
         if self.text_tower != "":
             self._check_text()
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.confidence import score
+
 CANVAS = 2048  # longest side of the map that a windowed answer is pasted into
 
 
@@ -44,6 +46,7 @@ class Prediction:
         threshold: probability above which a pixel belongs to the mask.
         window: the part of the image that the network saw and ``logits`` cover; ``None``: all of
             it. Outside it the probability is 0.
+        confidence: of the network's config; makes ``score`` an estimate.
     """
 
     logits: Tensor
@@ -51,6 +54,7 @@ class Prediction:
     image_size: tuple[int, int]
     threshold: float
     window: Window | None = None
+    confidence: tuple[float, ...] = ()
 
     @property
     def probability(self) -> npt.NDArray[np.float32]:
@@ -78,12 +82,9 @@ class Prediction:
 
     @property
     def score(self) -> float:
-        """How sure the network is of its own mask, in [0, 1]: the soft IoU of the mask with its
-        probabilities; 0 for an empty mask. Not calibrated."""
-        probability = self.logits.sigmoid()
-        inside = probability > self.threshold
-        union = torch.where(inside, torch.ones_like(probability), probability).sum()
-        return float(probability[inside].sum() / union.clamp_min(1e-6))
+        """The estimated IoU of the mask with what is meant, in [0, 1]; 0 for an empty mask. Only
+        a sign of it, not calibrated, where the network has no ``confidence``."""
+        return score(self.logits.sigmoid(), self.threshold, self.confidence)
 
     def _pasted(self, window: Window) -> Tensor:
         """The logits on a canvas over the whole image, -inf outside the window."""

@@ -89,7 +89,13 @@ class SegNext(nn.Module):
         skips = tuple(skip.to(maps)[None].expand(n, -1, -1, -1) for skip in embedding.skips)
         logits = self(features, skips, maps, self.text_vectors(prompts)).float().cpu()
         return [
-            Prediction(each[0], size, embedding.image_size, self.config.threshold)
+            Prediction(
+                each[0],
+                size,
+                embedding.image_size,
+                self.config.threshold,
+                confidence=self.config.confidence,
+            )
             for each in logits
         ]
 

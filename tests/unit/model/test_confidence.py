@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from model.confidence import (
-    N_WEIGHTS,
     calibration_error,
     fit,
     rank_correlation,
@@ -15,6 +14,7 @@ from model.confidence import (
     soft_iou,
     statistics,
 )
+from model.config import N_CONFIDENCE
 
 
 def _disk(sharpness, radius=20, size=64):
@@ -28,7 +28,7 @@ def test_soft_iou_of_sure_unsure_and_empty_masks():
 
 
 def test_an_empty_mask_scores_nothing_and_without_weights_the_soft_iou_counts():
-    weights = (0.1,) * (N_WEIGHTS - 1) + (3.0,)
+    weights = (0.1,) * (N_CONFIDENCE - 1) + (3.0,)
     assert score(torch.zeros(8, 8), 0.5, weights) == 0
     assert score(_disk(1), 0.5, ()) == soft_iou(_disk(1), 0.5)
     assert 0 < score(_disk(1), 0.5, weights) < 1
@@ -38,7 +38,7 @@ def test_an_empty_mask_scores_nothing_and_without_weights_the_soft_iou_counts():
 def test_statistics_are_finite_whatever_the_answer(value):
     for size in ((1, 1), (64, 96)):
         found = statistics(torch.full(size, value), 0.49)
-        assert len(found) == N_WEIGHTS and np.isfinite(found).all()
+        assert len(found) == N_CONFIDENCE and np.isfinite(found).all()
 
 
 def test_a_fit_makes_scores_mean_what_they_say():
