@@ -1,7 +1,8 @@
-"""``maskloop models``: look at model versions, and say by hand which one serves."""
+"""``maskloop models``: look at model versions, take in new ones, and say which one serves."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.runtime import Runtime
     from pipeline.tables import ModelVersion
 
-app = typer.Typer(help="Model versions: list, show, promote, roll back.", no_args_is_help=True)
+app = typer.Typer(help="Model versions: list, show, add, promote, roll back.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 Name = Annotated[str, typer.Argument(help="As `maskloop models list` names it.")]
@@ -42,7 +43,12 @@ def show(name: Name, as_json: Json = False) -> None:
 
     with _runtime().sessions() as session:
         version = versions.find(session, name)
-        report = _row(version) | {"encoder": version.encoder, "sha256": version.sha256}
+        report = _row(version) | {
+            "encoder": version.encoder,
+            "sha256": version.sha256,
+            "source": version.source,
+            "source_sha256": version.source_sha256,
+        }
         report |= _judgement(session, version)
     if as_json:
         console.print_json(report)
@@ -65,18 +71,78 @@ def show(name: Name, as_json: Json = False) -> None:
 
 
 @app.command()
-def promote(name: Name, as_json: Json = False) -> None:
-    """Let a version serve, whatever the gate said; backends follow within a second or two."""
-    from pipeline import registry
+def add(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|PATH|URL",
+            help="A released checkpoint (vitb-sax1, vitb-sax2, vitb-sax2-hq), a file, an address.",
+        ),
+    ],
+    name: Annotated[str | None, typer.Option(help="For the version; default: by the file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Take in a checkpoint of somebody else's, ours or the authors'; serving stays as it is."""
+    from pipeline.adding import add as take_in
+
+    with console.progress_bar("Fetching", in_bytes=True) as bar:
+        added = take_in(_runtime(), what, name, bar)
+    if as_json:
+        console.print_json(asdict(added))
+        return
+    facts = asdict(added)
+    is_new, same, serving = (facts.pop(key) for key in ("is_new", "same_encoder", "serving"))
+    console.print_pairs({key.replace("_", " "): value for key, value in facts.items()})
+    if not is_new:
+        console.stdout.print(
+            f"It was here already, as {added.name}; nothing changed.", markup=False
+        )
+    if serving == added.name:
+        console.stdout.print("It serves.")
+        return
+    encoder = "the encoder of" if same else "another encoder than"
+    lines = [
+        f"`maskloop models promote {added.name}` lets it serve"
+        + (f"; it has {encoder} {serving}, which serves" if serving else "")
+        + ("." if same or not serving else ", so every image is encoded anew first."),
+        f'`base = "{added.name}"` under [model] in maskloop.toml lets fine-tunes start from it.',
+    ]
+    for line in lines:
+        console.stdout.print(line, markup=False, soft_wrap=True)
+
+
+@app.command()
+def promote(
+    name: Name,
+    at_once: Annotated[
+        bool, typer.Option("--now", help="Even if first clicks must wait for a new encoder.")
+    ] = False,
+    background: Annotated[
+        bool, typer.Option("--background", help="Leave the work to a worker and return at once.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Let a version serve, whatever the gate said; backends follow within a second or two.
+
+    Where its encoder is new, every image is encoded first, while the present version answers.
+    """
+    from pipeline import promoting, registry
 
     runtime = _runtime()
-    with runtime.sessions.begin() as session:
-        version = registry.find(session, name)
-        # A version that cannot be loaded must not be made the one that serves.
-        registry.load_version(version, runtime.store, runtime.settings)
-        registry.promote(session, version)
-        row = _row(version)
-    _tell(row, as_json)
+    if background:
+        from pipeline.queue import PROMOTE
+
+        with runtime.sessions() as session:
+            registry.find(session, name)
+        message = runtime.enqueuer.send(PROMOTE, name)
+        if as_json:
+            console.print_json({"sent": PROMOTE, "message": message})
+        else:
+            console.stdout.print("A worker does it now; `maskloop status` shows how far it is.")
+        return
+    with console.progress_bar("Encoding") as bar:
+        version = promoting.promote(runtime, name, at_once=at_once, progress=bar)
+    _tell(_row(version), as_json)
 
 
 @app.command()

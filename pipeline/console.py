@@ -10,7 +10,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bar
 from rich.table import Table
 
@@ -54,9 +60,10 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Progress]:
+def progress_bar(title: str, *, in_bytes: bool = False) -> Iterator[Progress]:
     """A bar on stderr, moved by the progress that it yields."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    count = DownloadColumn() if in_bytes else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), count)
     with Bar(*columns, TimeRemainingColumn(), console=stderr) as bar:
         task = bar.add_task(title, total=None, visible=False)  # until there is something to show
 

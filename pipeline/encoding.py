@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from model.errors import MaskloopError
 from model.progress import Progress, silent
@@ -16,6 +17,10 @@ from pipeline.errors import UnknownRecordError
 from pipeline.events import image_field, task_of
 from pipeline.runtime import Runtime
 from pipeline.tables import Embedding, Task
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from model.segnext import SegNext
+    from pipeline.embeddings import Embeddings
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +84,51 @@ def encode_project(runtime: Runtime, project_id: int, progress: Progress = silen
                 problems[session.get_one(Task, row).ls_task_id] = str(error)
     progress(len(rows), len(rows))
     return EncodeReport(len(rows), len(rows) - len(problems), problems)
+
+
+def encode_all(
+    sessions: sessionmaker[Session],
+    embeddings: Embeddings,
+    model: SegNext,
+    progress: Progress = silent,
+) -> None:
+    """Have every image that a task shows encoded by ``model``, which need not be the one that
+    serves. Images that come meanwhile are included; a few that fail are left to their first click.
+
+    Raises:
+        EmbeddingStoreError, ImageError: not one could be encoded; the last one's reason.
+    """
+    tried: set[int] = set()
+    problems: list[MaskloopError] = []
+    while True:
+        with sessions() as session:
+            left = [image for image in _unseen(session, model) if image not in tried]
+        if not left:
+            if problems and len(problems) == len(tried):
+                raise problems[-1]
+            return
+        total = len(tried) + len(left)
+        for image in left:
+            progress(len(tried), total)
+            tried.add(image)
+            try:
+                embeddings.ensure(image, model)
+            except MaskloopError as error:
+                log.warning("Image number %d is not encoded: %s", image, error)
+                problems.append(error)
+        progress(total, total)
+
+
+def _unseen(session: Session, model: SegNext) -> list[int]:
+    """Ids of the images of tasks that have no embedding by ``model``."""
+    encoded = select(Embedding.image_id).where(
+        Embedding.encoder == model.encoder_fingerprint,
+        Embedding.preprocess == model.preprocess_id,
+    )
+    statement = select(Task.image_id).where(
+        Task.image_id.is_not(None), Task.status != "deleted", Task.image_id.not_in(encoded)
+    )
+    return [image for image in session.scalars(statement.distinct()) if image is not None]
 
 
 def waiting_tasks(

@@ -21,6 +21,7 @@ from model.progress import Progress, silent
 from model.segnext import SegNext
 from pipeline import gate, holdout, registry
 from pipeline.embeddings import Embeddings
+from pipeline.encoding import encode_all
 from pipeline.errors import NotEnoughDataError
 from pipeline.jobs import JobHandle, job
 from pipeline.policy import KIND
@@ -170,6 +171,10 @@ def _judge(
             min_regions=chosen.min_holdout_regions,
             seed=chosen.seed,
         )
+        if verdict.promote and candidate.encoder != serving.encoder:
+            # The base has another encoder than what serves: first clicks must not wait for it.
+            model = registry.load_version(candidate, resources.store, resources.settings)
+            encode_all(resources.sessions, resources.embeddings, model)
         if _record(resources.sessions, candidate, serving, verdict):
             break
         log.info("The serving version changed during the comparison; comparing with the new one.")

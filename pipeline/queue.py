@@ -29,6 +29,7 @@ FINETUNE_IF_DUE = "maskloop.finetune_if_due"
 SELECT_IF_DUE = "maskloop.select_if_due"
 SELECT = "maskloop.select"  # (Label Studio's project id[, tasks in the round])
 MIRROR = "maskloop.mirror"
+PROMOTE = "maskloop.promote"  # (name of a model version)
 
 EVENTS_QUEUE = "events"
 ENCODE_QUEUE = "encode"
@@ -44,6 +45,7 @@ QUEUES = {
     SELECT: TRAINING_QUEUE,
     SELECT_IF_DUE: TRAINING_QUEUE,
     MIRROR: TRAINING_QUEUE,
+    PROMOTE: TRAINING_QUEUE,
 }
 TASKS = tuple(QUEUES)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -31,6 +30,13 @@ from pipeline.versions import (
     rollback,
     serving,
     versions,
+)
+from pipeline.weights import (
+    add_weights,
+    by_digest,
+    file_digest,
+    read_weights,
+    store_key,
 )
 
 if TYPE_CHECKING:  # torch takes seconds to import; whoever only lists versions does not wait
@@ -65,17 +71,12 @@ def ensure_base(session: Session, store: Store, settings: Settings) -> ModelVers
     Raises:
         CheckpointError: the base checkpoint is missing or damaged.
     """
-    data = _base_bytes(base_checkpoint(settings))
-    digest = hashlib.sha256(data).hexdigest()
-    known = _by_digest(session, digest)
+    known = _named_base(session, settings)
     if known is None:
-        from model import checkpoints
-
-        key = _key(digest)
-        if not store.exists(key):
-            store.write(key, data)
-        encoder = checkpoints.load(store.local_path(key)).encoder_fingerprint
-        known = _insert_base(session, digest=digest, key=key, encoder=encoder)
+        path = base_checkpoint(settings)
+        known = by_digest(session, file_digest(path))
+        if known is None:
+            known = add_weights(session, store, read_weights(path), name="base")
     if serving(session) is None:
         hold_serving(session)
         if serving(session) is None:
@@ -95,7 +96,9 @@ def base_checkpoint(settings: Settings) -> Path:
         return checkpoints.default_checkpoint()
     path = settings.model.base
     if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint {path}; mend the setting model.base.")
+        raise CheckpointError(
+            f"{path} is neither a checkpoint file nor a model version; mend the setting model.base."
+        )
     return path
 
 
@@ -114,7 +117,7 @@ def load_version(version: ModelVersion, store: Store, settings: Settings) -> Seg
             f"The weights of {version.name} are missing from the store; "
             "put the file back, or roll back with `maskloop models rollback`."
         ) from error
-    if hashlib.sha256(_read(path)).hexdigest() != version.sha256:
+    if file_digest(path) != version.sha256:
         raise CheckpointError(
             f"The weights of {version.name} are damaged in the store; "
             "put the file back, or roll back with `maskloop models rollback`."
@@ -126,15 +129,18 @@ def add_candidate(
     session: Session, store: Store, model: SegNext, snapshot: Snapshot
 ) -> ModelVersion:
     """Keep the weights of a fine-tuned ``model`` as a new candidate, learned from ``snapshot``."""
-    data = _saved(model)
+    from model import checkpoints
+
+    # Exact, or the encoder that comes back would be another than the base's.
+    data = checkpoints.to_bytes(model, exact=True)
     digest = hashlib.sha256(data).hexdigest()
-    store.write(_key(digest), data)
+    store.write(store_key(digest), data)
     version = ModelVersion(
         # Unique from the first moment; the readable name needs the row's number.
         name=f"candidate-{digest[:8]}-{now():%Y%m%d%H%M%S%f}",
         encoder=model.encoder_fingerprint,
         sha256=digest,
-        key=_key(digest),
+        key=store_key(digest),
         status="candidate",
         snapshot_id=snapshot.id,
     )
@@ -228,57 +234,8 @@ class ServingModel:
         return faulty == version_id and time.monotonic() - since < RETRY_AFTER
 
 
-def _base_bytes(path: Path) -> bytes:
-    """The checkpoint at ``path`` in our format, whatever format it is in."""
-    if path.suffix != ".pth":
-        return _read(path)
-    from model import checkpoints
-
-    return _saved(checkpoints.load(path))
-
-
-def _saved(model: SegNext) -> bytes:
-    from model import checkpoints
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.safetensors"
-        checkpoints.save(model, path)
-        return path.read_bytes()
-
-
-def _insert_base(session: Session, *, digest: str, key: str, encoder: str) -> ModelVersion:
-    hold_serving(session)
-    known = _by_digest(session, digest)
-    if known is not None:  # another process registered it since we looked
-        return known
-    taken = session.scalars(select(ModelVersion.id).where(ModelVersion.name == "base")).first()
-    version = ModelVersion(
-        name="base" if taken is None else f"base-{digest[:8]}",
-        encoder=encoder,
-        sha256=digest,
-        key=key,
-        status="candidate",
-    )
-    session.add(version)
-    session.flush()
-    return version
-
-
-def _by_digest(session: Session, digest: str) -> ModelVersion | None:
-    statement = select(ModelVersion).where(
-        ModelVersion.sha256 == digest, ModelVersion.snapshot_id.is_(None)
-    )
-    return session.scalars(statement.order_by(ModelVersion.id).limit(1)).first()
-
-
-def _key(digest: str) -> str:
-    return f"models/{digest}.safetensors"
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(
-            f"The checkpoint {path} cannot be read ({error.strerror}); check the file."
-        ) from error
+def _named_base(session: Session, settings: Settings) -> ModelVersion | None:
+    named = settings.model.base
+    if named is None or named.is_file():
+        return None
+    return session.scalars(select(ModelVersion).where(ModelVersion.name == str(named))).first()

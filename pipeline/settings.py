@@ -67,7 +67,9 @@ class ImageSettings(Section):
 
 class ModelSettings(Section):
     base: Path | None = Field(
-        None, description="Checkpoint that fine-tunes start from; none: the one that ships."
+        None,
+        description="Checkpoint file, or the name of a model version, that fine-tunes start from; "
+        "none: the one that ships.",
     )
     device: str = Field("auto", description="torch device; auto: cuda where there is one, or cpu.")
     threads: int = Field(0, ge=0, description="torch CPU threads; 0: torch decides.")

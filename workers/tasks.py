@@ -135,6 +135,14 @@ def mirror() -> Result:
     return asdict(mirror(with_.sessions, with_.store, with_.settings))
 
 
+@loop_task(queue.PROMOTE)
+def promote(name: str) -> Result:
+    """Have every image encoded by a version's encoder, then let it serve."""
+    from pipeline.promoting import promote
+
+    return {"serving": promote(runtime(), name, message=str(current_task.request.id)).name}
+
+
 def _send_waiting(with_: Runtime, project_id: int | None = None, *, again: bool = False) -> int:
     """Send the images that are not encoded yet; returns how many."""
     from pipeline.encoding import waiting_tasks

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session
 
+from model import checkpoints
 from pipeline import queue, registry
 from pipeline.catalog import task_row
 from pipeline.tables import Embedding, GateDecision, Job, Task
-from tests.loop import Loop, disk_picture, make_loop
+from pipeline.weights import add_weights, read_weights
+from tests.loop import Loop, disk_picture, make_loop, tiny_model
 from tests.services_redis import RedisServer, redis, redis_server
 from tests.worker import Worker, wait_until
 
@@ -143,3 +145,24 @@ def test_kill_9_in_the_middle_of_a_fine_tune_loses_nothing(
         assert "without a word" in (jobs[0].message or "")
         assert registry.serving(session) is not None
     assert json.dumps(jobs[1].result)
+
+
+def test_a_version_of_another_encoder_is_promoted_once_every_image_is_encoded(
+    loop: Loop, start: Callable[[str], Worker], tmp_path: Path
+) -> None:
+    loop.accept_many(2, 1)
+    checkpoints.save(tiny_model(3), tmp_path / "other.safetensors")
+    weights = read_weights(tmp_path / "other.safetensors")
+    with loop.runtime.sessions.begin() as session:
+        registry.ensure_base(session, loop.runtime.store, loop.runtime.settings)
+        added = add_weights(session, loop.runtime.store, weights, name="other")
+    worker = start("training")
+    loop.runtime.enqueuer.send(queue.PROMOTE, "other")
+
+    def serves(session: Session) -> bool:
+        version = registry.serving(session)
+        return version is not None and version.name == "other"
+
+    wait_until(loop, serves, worker)
+    with loop.runtime.sessions() as session:
+        assert session.query(Embedding).filter_by(encoder=added.encoder).count() == 3

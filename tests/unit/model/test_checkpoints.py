@@ -50,6 +50,7 @@ def test_an_exact_save_rounds_nothing_and_halves_what_it_may(model, tmp_path):
     exact = load(tmp_path / "a.safetensors")
     assert exact.encoder_fingerprint == model.encoder_fingerprint
     np.testing.assert_array_equal(answer(model), answer(exact))
+    assert to_bytes(load(tmp_path / "a.safetensors"), exact=True) == data
     half = to_bytes(model)
     assert len(half) < 0.6 * len(data)
     (tmp_path / "b.safetensors").write_bytes(half)
@@ -60,6 +61,18 @@ def test_the_weights_that_ship_load_and_are_small_enough():
     path = default_checkpoint()
     assert path.stat().st_size <= 20_000_000
     assert load(path).config.encoder == "mobilenetv2"
+
+
+@pytest.mark.parametrize("first", [*b"\x80\x50<\n"])
+def test_a_header_of_any_length_is_ours(model, tmp_path, first):
+    """Its length comes first, and may begin as a pickle, an archive or a page does."""
+    data = to_bytes(model)
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = data[8:end]
+    header += b" " * ((first - len(header)) % 256)
+    assert len(header) % 256 == first
+    (tmp_path / "a.safetensors").write_bytes(with_header(header) + data[end:])
+    assert load(tmp_path / "a.safetensors").config == TINY
 
 
 def config_of(**changes) -> str:

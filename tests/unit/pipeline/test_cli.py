@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from model.simulation import START_KINDS
 from pipeline import cli, registry
 from pipeline.cli import FirstPrompt
 from pipeline.settings import HOME_VARIABLE
+from pipeline.tables import Embedding
 from tests.loop import Loop, disk_picture, make_loop
+from tests.parity.plain import Shape, checkpoint
 
 
 class Ran:
@@ -124,6 +127,26 @@ def test_finetune_then_models(loop: Loop, maskloop) -> None:
     assert "No earlier model version" in one_sentence(maskloop("models", "rollback"))
 
 
+def test_a_checkpoint_is_added_then_promoted(loop: Loop, maskloop, tmp_path: Path) -> None:
+    loop.accept("train")
+    torch.save(checkpoint(Shape(size=64, dim=8, depth=1, heads=2)), tmp_path / "vit.pth")
+    first = maskloop("models", "add", str(tmp_path / "vit.pth"))
+    assert first.code == 0
+    for word in ("vit", "ViT, 1 blocks of 8", "maskloop models promote vit", 'base = "vit"'):
+        assert word in first.out
+    again = maskloop("models", "add", str(tmp_path / "vit.pth"), "--name", "other")
+    assert "here already, as vit" in again.out
+    added = maskloop("models", "add", str(tmp_path / "vit.pth"), "--json").json()
+    assert added["name"] == "vit" and added["is_new"] is False and added["input_size"] == 64
+    shown = maskloop("models", "show", "vit", "--json").json()
+    assert shown["source_sha256"] == added["sha256"] and shown["source"].endswith("vit.pth")
+    assert "out of reach" in one_sentence(maskloop("models", "promote", "vit", "--background"))
+    assert maskloop("models", "promote", "vit", "--json").json()["status"] == "serving"
+    with loop.runtime.sessions() as session:
+        assert session.query(Embedding).count() == 1
+    assert "It serves." in maskloop("models", "add", str(tmp_path / "vit.pth")).out
+
+
 def test_a_version_that_cannot_be_loaded_is_not_promoted(loop: Loop, maskloop) -> None:
     loop.accept_many(4, 3)
     name = maskloop("finetune", "--json").json()["candidate"]
@@ -174,6 +197,11 @@ def test_eval_of_a_named_version(loop: Loop, folder: Path, maskloop) -> None:
         (("finetune",), "submit some in Label Studio"),
         (("finetune", "--background"), "out of reach"),
         (("models", "show", "v7"), "models list"),
+        (("models", "promote", "v7"), "models list"),
+        (("models", "promote", "v7", "--background"), "models list"),
+        (("models", "add", "vitb-sax3"), "vitb-sax1, vitb-sax2, vitb-sax2-hq"),
+        (("models", "add", "/dev/null"), "neither a file"),
+        (("models", "add", "http://127.0.0.1:9/a.pth", "--name", "v7"), "cannot be a version"),
         (("connect", "--project", "1"), "token"),
     ],
 )

@@ -1,10 +1,6 @@
 from __future__ import annotations
 
 import fcntl
-import threading
-from collections.abc import Iterator
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,73 +11,9 @@ import requests
 from model.errors import CheckpointError
 from pipeline import downloading
 from pipeline.downloading import fetch_drive, fetch_url, shown
+from tests.file_server import DATA, FileServer, server
 
-DATA = bytes(range(256)) * 4000
-
-
-class FileServer(ThreadingHTTPServer):
-    """Serves ``data`` at every address, in the manner the fields say."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.data = DATA
-        self.etag: str | None = '"one"'
-        self.ranges = True
-        self.drop_after: list[int] = []  # bytes after which each of the next replies breaks off
-        self.statuses: list[int] = []  # of the next replies, before files are served
-        self.headers: dict[str, str] = {}
-        self.asked: list[str | None] = []  # the Range of each request
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/models/a.pth?signature=secret"
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: FileServer
-
-    def do_GET(self) -> None:
-        server, wanted = self.server, self.headers["Range"]
-        server.asked.append(wanted)
-        self.close_connection = True
-        if server.statuses:
-            self.send_response(server.statuses.pop(0))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        start, total = 0, len(server.data)
-        if wanted and server.ranges and self.headers["If-Range"] == server.etag:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            self.send_response(206 if start < total else 416)
-            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
-        else:
-            self.send_response(200)
-        body = server.data[start:]
-        if server.etag:
-            self.send_header("ETag", server.etag)
-        for name, value in {"Content-Length": str(len(body)), **server.headers}.items():
-            if value:
-                self.send_header(name, value)
-        self.end_headers()
-        with suppress(ConnectionError):  # who asked may have had enough
-            self.wfile.write(body[: server.drop_after.pop(0)] if server.drop_after else body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    monkeypatch.setattr(downloading, "PAUSE", 0.001)
-    with FileServer() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
+__all__ = ["server"]  # a fixture
 
 
 def left_behind(folder: Path) -> set[str]:

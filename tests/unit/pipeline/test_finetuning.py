@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model.checkpoints import save
 from model.finetune import FineTuneConfig
 from model.segnext import SegNext
 from pipeline import finetuning, registry
@@ -13,8 +14,8 @@ from pipeline.errors import NotEnoughDataError
 from pipeline.finetuning import run_finetune
 from pipeline.gate import Verdict
 from pipeline.jobs import JobBusyError, job
-from pipeline.tables import GateDecision, Job, ModelVersion, Region
-from tests.loop import Loop, make_loop
+from pipeline.tables import Embedding, GateDecision, Job, ModelVersion, Region
+from tests.loop import Loop, make_loop, tiny_model
 
 
 @pytest.fixture
@@ -234,3 +235,24 @@ def test_samples_are_embedding_and_mask(loop: Loop) -> None:
     embedding, mask = samples[0]
     assert embedding.image_size == mask.shape == (64, 64)
     assert mask.dtype == np.bool_
+
+
+def test_a_new_encoder_has_seen_every_image_before_it_serves(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rule(monkeypatch, promote=True)
+    with loop.runtime.sessions.begin() as session:
+        registry.ensure_base(session, loop.runtime.store, loop.runtime.settings)
+    loop.accept("train", was_cancelled=True)  # an image that no fine-tune looks at
+    save(tiny_model(7), tmp_path / "other.safetensors")
+    settings = loop.runtime.settings
+    model = settings.model.model_copy(update={"base": tmp_path / "other.safetensors"})
+    changed = settings.model_copy(update={"model": model})
+    runtime = loop.runtime
+    result = run_finetune(runtime.sessions, runtime.store, runtime.embeddings, changed)
+    assert result["status"] == "promoted"
+    with loop.runtime.sessions() as session:
+        encoder = registry.find(session, result["candidate"]).encoder
+        seen = session.query(Embedding).filter_by(encoder=encoder).count()
+        assert encoder != registry.find(session, "base").encoder
+    assert seen == len(loop.images()) == 8

@@ -11,7 +11,7 @@ from pipeline.settings import Settings
 
 def test_only_long_tasks_wait_behind_a_fine_tune() -> None:
     long = {name for name in TASKS if QUEUES[name] == TRAINING_QUEUE}
-    names = ("finetune", "select", "select_if_due", "mirror")
+    names = ("finetune", "select", "select_if_due", "mirror", "promote")
     assert long == {f"maskloop.{name}" for name in names}
 
 

@@ -1,0 +1,56 @@
+"""Letting a version serve by hand: once its encoder has seen what people may open."""
+
+from __future__ import annotations
+
+from model.progress import Progress, silent
+from pipeline import registry
+from pipeline.encoding import encode_all
+from pipeline.jobs import done_by, job
+from pipeline.runtime import Runtime
+from pipeline.tables import ModelVersion
+
+KIND = "promote"
+
+
+def promote(
+    runtime: Runtime,
+    name: str,
+    *,
+    at_once: bool = False,
+    message: str | None = None,
+    progress: Progress = silent,
+) -> ModelVersion:
+    """Let a version serve, whatever the gate said; backends follow within a second or two.
+
+    Where its encoder is new, every image of a task is encoded first, while the present version
+    goes on answering. That may take hours; it can be stopped, and goes on where it was.
+
+    Args:
+        at_once: do not wait for that; the first click on each image then does.
+        message: id of the queue's message that asks for it; asked twice, it is done once.
+
+    Raises:
+        UnknownRecordError: there is no such version.
+        CheckpointError: it cannot be loaded; what served goes on serving.
+        JobBusyError: another promotion is being prepared.
+    """
+    with runtime.sessions() as session:
+        version = registry.find(session, name)
+        if message is not None and done_by(session, KIND, message) is not None:
+            return version
+    with job(runtime.sessions, KIND, exclusive=True) as handle:
+        # A version that cannot be loaded must not be made the one that serves.
+        model = registry.load_version(version, runtime.store, runtime.settings)
+        if not at_once:
+
+            def report(done: int, total: int | None) -> None:
+                handle.progress(done, total)
+                progress(done, total)
+
+            encode_all(runtime.sessions, runtime.embeddings, model, report)
+        with runtime.sessions.begin() as session:
+            version = session.get_one(ModelVersion, version.id)
+            registry.promote(session, version)
+        handle.message = f"{version.name} serves now."
+        handle.result = {"version": version.name, "message": message}
+    return version
