@@ -25,6 +25,12 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self.window_seconds = Histogram(
+            "maskloop_window_seconds",
+            "Time until a second look had its window's embedding, as the image's own.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
         self.errors = Counter(
             "maskloop_errors",
             "Requests answered with an error, by route and kind. Label Studio shows none of them.",

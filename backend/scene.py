@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +12,20 @@ import numpy as np
 from backend.context import Mark, Question, TaskView, prompt_of
 from backend.services import Services
 from backend.session import Probability, Reply, replies
+from model import second_look
 from model.embedding import Embedding
-from model.errors import MaskloopError
-from model.prediction import Prediction
+from model.errors import ImageError, MaskloopError
+from model.prediction import Prediction, Window
+from model.prompts import Prompt
 from model.segnext import SegNext
 from pipeline.catalog import task_image, task_row
+from pipeline.errors import EmbeddingStoreError
 from pipeline.label_config import LabelConfig
 from pipeline.masks import probability_from_png
 from pipeline.regions import mask_of
 from pipeline.tables import Image, Interaction, ModelVersion, Task
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +44,26 @@ class Scene:
     log: list[Reply]
 
     def decode(self, marks: Sequence[Mark], mask: Probability | None) -> Prediction:
-        with self.services.decoding:
-            return self.model.decode(self.embedding, prompt_of(marks, mask))
+        """The model's answer, after a second look where the settings and the object call for it."""
+        prompt = prompt_of(marks, mask)
+        wanted = self.services.settings.model.second_look
+        if wanted == "off" or (wanted == "auto" and not second_look.is_quick(self.model)):
+            return self._decode(self.embedding, prompt)
+        try:
+            return second_look.answer(
+                self.model, prompt, self.embedding, self._look_at, self._decode
+            )
+        except (EmbeddingStoreError, ImageError) as error:  # the image is gone, its embedding not
+            log.warning("Answered without a second look: %s", error)
+            return self._decode(self.embedding, prompt)
+
+    def _decode(self, embedding: Embedding, prompt: Prompt) -> Prediction:
+        with self.services.decoding:  # never held while a window is encoded
+            return self.model.decode(embedding, prompt)
+
+    def _look_at(self, window: Window) -> Embedding:
+        with self.services.metrics.window_seconds.time():
+            return self.services.embeddings.get(self.image.id, self.model, window)
 
     def probability(self, reply: Reply) -> Probability:
         """What the model answered then; the annotator's own edit of it where the draft has one."""

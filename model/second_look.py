@@ -20,6 +20,7 @@ import numpy.typing as npt
 from model.embedding import Embedding
 from model.prediction import Prediction, Window
 from model.prompts import Box, Click, Point, Polygon, Prompt, Scribble, check_prompt
+from model.rasterise import prompt_map
 from model.segnext import SegNext
 
 Size = tuple[int, int]
@@ -96,7 +97,8 @@ def find_window(
         return None
     points = _points(prompt)
     if shown is not None:
-        points += _corners(shown > model.config.threshold, image_size)
+        mask = _parts_meant(shown > model.config.threshold, prompt, image_size)
+        points += _corners(mask, image_size)
     if not points:
         return None
     window = _window_around(points, image_size)
@@ -170,6 +172,21 @@ def _points(prompt: Prompt) -> list[Point]:
     for scribble in prompt.scribbles:
         points += scribble.points
     return points
+
+
+def _parts_meant(
+    mask: npt.NDArray[np.bool_], prompt: Prompt, image_size: Size
+) -> npt.NDArray[np.bool_]:
+    """The parts of a mask that a positive mark touches; all of it where none does. On a first
+    click the network also finds what looks alike at the other end of the image."""
+    marks = replace(prompt, mask=None, text=None)
+    if not marks.has_marks:
+        return mask
+    positive = prompt_map(marks, image_size, (mask.shape[0], mask.shape[1]), 1)[1].numpy()
+    _, labels = cv2.connectedComponents(mask.astype(np.uint8))
+    touched = np.unique(labels[positive > 0])
+    meant = np.isin(labels, touched[touched > 0])
+    return meant if meant.any() else mask
 
 
 def _corners(mask: npt.NDArray[np.bool_], image_size: Size) -> list[Point]:

@@ -70,6 +70,20 @@ def test_clicks_alone_do_not_say_how_large_the_object_is_but_a_mask_does(model):
     assert find_window(model, everything, SIZE) is None
 
 
+def test_of_a_mask_in_parts_those_count_that_a_mark_means(model):
+    both = shown(100, 200, 130, 240) + shown(350, 500, 390, 590)
+    only = window_of(model, Prompt(mask=shown(100, 200, 130, 240)))
+    assert find_window(model, Prompt(mask=both), SIZE) is None
+    assert find_window(model, Prompt((Click(380, 100, positive=False),), mask=both), SIZE) is None
+    for marks in (
+        Prompt((Click(110, 220),)),
+        Prompt(scribbles=(Scribble(((110, 220), (120, 230))),)),
+        Prompt((Click(110, 220), Click(120, 205, positive=False)), (SMALL_BOX,)),
+    ):
+        assert find_window(model, replace(marks, mask=both), SIZE) == only
+    assert find_window(model, Prompt((Click(110, 220), Click(360, 550)), mask=both), SIZE) is None
+
+
 @pytest.mark.parametrize(
     "more",
     [
