@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -86,6 +89,22 @@ def load(path: Path, device: str = "cpu") -> SegNext:
     return _build(path.name, config, state).eval().to(device)
 
 
+def outline(config: SegNextConfig) -> SegNext:
+    """A network that has names and shapes but no memory, whatever size the config asks for."""
+    with torch.device("meta"):
+        return SegNext(config)
+
+
+def read_config(path: Path) -> SegNextConfig:
+    """The shape of the network in a checkpoint of ours, without reading its weights.
+
+    Raises:
+        CheckpointError: the file is damaged, or not ours.
+    """
+    with _opened(path) as (config, _):
+        return config
+
+
 def is_released(path: Path) -> bool:
     """Whether a file that can be read begins as one in the authors' format does."""
     with path.open("rb") as file:
@@ -93,9 +112,7 @@ def is_released(path: Path) -> bool:
 
 
 def _build(name: str, config: SegNextConfig, state: dict[str, Tensor]) -> SegNext:
-    # On the meta device a network has shapes and no memory, whatever size a config asks for.
-    with torch.device("meta"):
-        expected = SegNext(config).state_dict()
+    expected = outline(config).state_dict()
     for key, wanted in expected.items():
         found = state.get(key)
         if found is None:
@@ -142,6 +159,12 @@ def _halved(tensor: Tensor, exact: bool) -> Tensor:
 
 
 def _read_ours(path: Path) -> tuple[SegNextConfig, dict[str, Tensor]]:
+    with _opened(path) as (config, file):
+        return config, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[SegNextConfig, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -150,8 +173,7 @@ def _read_ours(path: Path) -> tuple[SegNextConfig, dict[str, Tensor]]:
                     f"{path.name} is a safetensors file but not a maskloop checkpoint; give one "
                     "that `maskloop` wrote, or a released .pth."
                 )
-            config = SegNextConfig.from_json(metadata.get("config", ""))
-            return config, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield SegNextConfig.from_json(metadata.get("config", "")), file
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path.name} is neither a maskloop checkpoint nor a released one, or is damaged "

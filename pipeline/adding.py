@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
+from model.config import SegNextConfig
 from model.errors import CheckpointError, MaskloopError
 from model.progress import Progress, silent
 from pipeline import versions
@@ -20,9 +20,6 @@ from pipeline.runtime import Runtime
 from pipeline.store import Store
 from pipeline.tables import ModelVersion
 from pipeline.weights import add_weights, by_digest, file_digest, read_weights
-
-if TYPE_CHECKING:  # torch takes seconds to import
-    from model.segnext import SegNext
 
 # What the authors of SegNext released: our name, and the file's id on Google Drive.
 RELEASED = {
@@ -91,7 +88,7 @@ def add(runtime: Runtime, what: str, name: str | None = None, progress: Progress
         is_new = version.id not in before
         if is_new and name is not None and version.name != name:
             raise _taken(name)  # by another process, or by what the same path held before
-    return _report(runtime, version, is_new=is_new, model=weights.model)
+    return _report(runtime, version, is_new=is_new)
 
 
 # --- where it comes from ---
@@ -183,21 +180,18 @@ def _derived(what: str) -> str:
 # --- what is said of it ---
 
 
-def _report(
-    runtime: Runtime, version: ModelVersion, *, is_new: bool, model: SegNext | None = None
-) -> Added:
-    if model is None:
-        from model import checkpoints
+def _report(runtime: Runtime, version: ModelVersion, *, is_new: bool) -> Added:
+    from model import checkpoints
 
-        model = checkpoints.load(runtime.store.local_path(version.key))
+    config = checkpoints.read_config(runtime.store.local_path(version.key))
     with runtime.sessions() as session:
         serving = versions.serving(session)
     return Added(
         name=version.name,
         is_new=is_new,
-        network=_in_words(model),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        input_size=model.config.size,
+        network=_in_words(config),
+        parameters=sum(each.numel() for each in checkpoints.outline(config).parameters()),
+        input_size=config.size,
         sha256=version.source_sha256 or version.sha256,
         source=version.source or "",
         serving=None if serving is None else serving.name,
@@ -205,10 +199,7 @@ def _report(
     )
 
 
-def _in_words(model: SegNext) -> str:
-    c = model.config
+def _in_words(c: SegNextConfig) -> str:
     encoder = f"ViT, {c.depth} blocks of {c.dim}" if c.encoder == "vit" else f"{c.encoder}, {c.dim}"
-    fusion = (
-        f"{c.fusion_depth} fusion blocks" if c.fusion == "self_attention" else "no fusion blocks"
-    )
-    return f"{encoder} channels, {fusion}"
+    blocks = c.fusion_depth if c.fusion == "self_attention" else 0
+    return f"{encoder} channels, {blocks or 'no'} fusion blocks"

@@ -19,7 +19,7 @@ from pipeline.database import lock, make_engine, make_sessions, upgrade
 from pipeline.errors import DatabaseError, SettingsError
 from pipeline.migrations.runner import alembic_config
 from pipeline.settings import Settings
-from pipeline.tables import Base, Event, Image, Task
+from pipeline.tables import Base, Event, Image, ModelVersion, Task
 
 
 @pytest.fixture
@@ -52,6 +52,22 @@ def test_upgrade_makes_every_table_and_the_schema_matches_the_models(settings: S
             "alembic_version",
         }
         command.check(alembic_config(connection))  # raises when a model has no migration
+
+
+def test_a_database_of_the_first_schema_keeps_what_it_holds(settings: Settings) -> None:
+    with make_engine(settings).connect() as connection:
+        command.upgrade(alembic_config(connection), "0001")
+        columns = "name, encoder, sha256, key, status, created_at"
+        values = "'base', 'e', 's', 'k', 'serving', '2026-11-01 00:00:00'"
+        connection.execute(text(f"INSERT INTO model_version ({columns}) VALUES ({values})"))
+        connection.commit()
+    upgrade(settings)
+    with make_sessions(settings)() as session:
+        (version,) = session.scalars(select(ModelVersion))
+        assert (version.name, version.status, version.source) == ("base", "serving", None)
+        session.add(ModelVersion(name="b", encoder="e", sha256="s", key="k", status="serving"))
+        with pytest.raises(IntegrityError):  # the index that allows one to serve is still there
+            session.commit()
 
 
 def test_downgrade_leaves_nothing(settings: Settings) -> None:
