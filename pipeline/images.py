@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import closing
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,7 @@ EXTENSIONS = {
     "AVIF": "avif",
 }
 _ORIENTATION = 0x0112  # EXIF tag
+_STRIP = 2**22  # pixels worked on at a time: of 50 million, each more copy would be 150 MB
 _WIDE = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}  # modes Pillow cuts off at 255
 
 
@@ -44,7 +47,7 @@ def decode_image(data: bytes, settings: ImageSettings) -> Pixels:
             f"The image has {len(data):,} bytes, over the limit of {settings.max_bytes:,}; "
             "make it smaller or raise images.max_bytes."
         )
-    with _open(data) as image:
+    with closing(_open(data)) as image:
         width, height = image.size
         if width * height > settings.max_pixels:
             raise ImageError(
@@ -104,23 +107,51 @@ def _orientation(image: Pillow.Image) -> int:
 
 
 def _rgb(image: Pillow.Image) -> Pixels:
+    image.load()  # which turns a TIFF
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
     if image.mode in _WIDE:
-        return np.repeat(_eight_bits(np.asarray(image))[..., None], 3, axis=2)
+        _fill_grey(pixels, np.asarray(image))
+        return pixels
+    for rows in _strips(height, width):
+        strip = image.crop((0, rows.start, width, rows.stop))
+        pixels[rows] = np.asarray(_opaque(strip).convert("RGB"))
+    return pixels
+
+
+def _opaque(image: Pillow.Image) -> Pillow.Image:
+    """The image over white, where any of it is transparent."""
     if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
         if image.mode in ("La", "RGBa"):  # colours already multiplied by alpha
             image = image.convert("LA" if image.mode == "La" else "RGBA")
         white = Pillow.new("RGBA", image.size, (255, 255, 255, 255))
         image = Pillow.alpha_composite(white, image.convert("RGBA"))
-    return np.array(image.convert("RGB"))  # a copy: torch wants arrays it could write to
+    return image
 
 
-def _eight_bits(samples: npt.NDArray[np.generic]) -> Pixels:
-    """Grey samples [H, W] of 16 or 32 bits to uint8 [H, W]."""
+def _fill_grey(pixels: Pixels, samples: npt.NDArray[np.generic]) -> None:
+    """Grey samples [H, W] of 16 or 32 bits, as all channels of uint8 [H, W, 3]."""
+    strips = list(_strips(*samples.shape))
     if samples.dtype.itemsize == 2:
-        return (samples.astype(np.uint16) >> 8).astype(np.uint8)
-    values = np.nan_to_num(samples.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    return ((values - low) * (255.0 / ((high - low) or 1.0))).round().astype(np.uint8)
+        for rows in strips:
+            pixels[rows] = (samples[rows].astype(np.uint16) >> 8)[..., None]
+        return
+    ends = [(values.min(), values.max()) for values in (_finite(samples[rows]) for rows in strips)]
+    low, high = float(min(end[0] for end in ends)), float(max(end[1] for end in ends))
+    for rows in strips:
+        values = (_finite(samples[rows]) - low) * (255.0 / ((high - low) or 1.0))
+        pixels[rows] = values.round()[..., None]
+
+
+def _finite(samples: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    return np.nan_to_num(samples.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _strips(height: int, width: int) -> Iterator[slice]:
+    """The rows of an image in strips of about ``_STRIP`` pixels."""
+    step = max(_STRIP // width, 1)
+    for top in range(0, height, step):
+        yield slice(top, min(top + step, height))
 
 
 def _turn(pixels: Pixels, orientation: int) -> Pixels:

@@ -81,10 +81,23 @@ def clean(mask: Mask, touched: Iterable[tuple[float, float]] = ()) -> Mask:
     area = int(np.count_nonzero(mask))
     if area == 0:
         return mask.copy()
-    points = [(int(row), int(column)) for row, column in touched]
-    smallest = area * SPECK_SHARE
-    filled = mask | _small_parts(~mask, smallest, points)
-    tidy = filled & ~_small_parts(filled, smallest, points)
+    # Beyond the mask there is nothing to tidy: of a small object in a large image, only the part
+    # around it is looked at.
+    rows, columns = (_around(mask.any(axis)) for axis in (1, 0))
+    near, smallest = mask[rows, columns], area * SPECK_SHARE
+    keep = []
+    for row, column in touched:
+        y = min(max(int(row), 0), mask.shape[0] - 1) - rows.start
+        x = min(max(int(column), 0), mask.shape[1] - 1) - columns.start
+        if 0 <= y < near.shape[0] and 0 <= x < near.shape[1]:
+            keep.append((y, x))
+    if rows.start or columns.start:  # what goes on there is no hole, however little is in view
+        keep.append((0, 0))
+    if rows.stop < mask.shape[0] or columns.stop < mask.shape[1]:
+        keep.append((near.shape[0] - 1, near.shape[1] - 1))
+    filled = near | _small_parts(~near, smallest, keep)
+    tidy = mask.copy()
+    tidy[rows, columns] = filled & ~_small_parts(filled, smallest, keep)
     return tidy if tidy.any() else mask.copy()
 
 
@@ -95,16 +108,22 @@ def smooth(mask: Mask, radius: int) -> Mask:
     return np.asarray(cv2.blur(grey, (side, side), borderType=cv2.BORDER_REPLICATE) > 127)
 
 
+def _around(line: NDArray[np.bool_]) -> slice:
+    """From one place before the first True of a line to one place after the last."""
+    (where,) = np.nonzero(line)
+    return slice(max(int(where[0]) - 1, 0), min(int(where[-1]) + 2, line.size))
+
+
 def _small_parts(mask: Mask, smallest: float, keep: list[tuple[int, int]]) -> Mask:
     """The connected parts of a mask below an area, in pixels, without those a kept point is in."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    values = np.ascontiguousarray(mask).view(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(values, connectivity=4)
     small = stats[:, cv2.CC_STAT_AREA] < smallest
     small[0] = False  # part 0 is the outside of the mask
     if not small.any():  # as in most masks; looking each pixel up takes as long as all the rest
         return np.zeros_like(mask)
-    height, width = mask.shape
-    for row, column in keep:
-        small[labels[min(max(row, 0), height - 1), min(max(column, 0), width - 1)]] = False
+    for place in keep:
+        small[labels[place]] = False
     return np.asarray(small[labels], dtype=np.bool_)
 
 

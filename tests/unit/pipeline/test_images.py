@@ -134,6 +134,22 @@ def test_cmyk_becomes_rgb() -> None:
     assert red > 240 and green < 15 and blue < 15
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16", "I", "F"])
+def test_strips_leave_no_seams(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large pictures are worked on strip by strip."""
+    rng = np.random.default_rng(0)
+    if mode in ("I;16", "I", "F"):
+        kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
+        image = Image.fromarray(rng.integers(0, 60_000, (31, 20)).astype(kind))
+    else:
+        image = Image.fromarray(rng.integers(0, 255, (31, 20, 4), np.uint8)).convert(mode)
+    data = encode(image, "TIFF")
+    whole = decode_image(data, LIMITS)
+    for pixels in (7 * 20, 1):  # seven rows; less than one
+        monkeypatch.setattr("pipeline.images._STRIP", pixels)
+        assert np.array_equal(decode_image(data, LIMITS), whole)
+
+
 def test_an_animation_gives_its_first_frame() -> None:
     first, second = Image.new("RGB", (4, 4), (255, 0, 0)), Image.new("RGB", (4, 4), (0, 0, 255))
     data = encode(first, "GIF", save_all=True, append_images=[second])

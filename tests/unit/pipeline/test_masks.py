@@ -102,6 +102,24 @@ def test_cleaning_is_safe_for_any_mask(mask: Mask) -> None:
     assert tidy.any() == mask.any()
 
 
+@settings(deadline=None)
+@given(small_masks)
+def test_how_much_lies_around_changes_nothing(mask: Mask) -> None:
+    size = mask.shape[0] + mask.shape[1]  # more than 1 % of any mask in it
+    near, far = (clean(np.pad(mask, around)) for around in (size, 3 * size))
+    assert np.array_equal(np.pad(near, 2 * size), far)
+
+
+@pytest.mark.parametrize(
+    ("top", "left"), [(50, 50), (0, 50), (50, 0), (0, 0), (100, 40), (40, 100)]
+)
+def test_the_outside_of_a_large_mask_is_no_hole(top: int, left: int) -> None:
+    """The line around it, which is all of the outside that is looked at, is below 1 % of it."""
+    mask = np.zeros((700, 700), bool)
+    mask[top : top + 600, left : left + 600] = True
+    assert np.array_equal(clean(mask), mask)
+
+
 def test_smoothing_rounds_and_keeps_the_body() -> None:
     noisy = blot() ^ (np.random.default_rng(0).random((100, 100)) < 0.1)
     assert iou(smooth(noisy, 2), blot()) > 0.95
