@@ -173,7 +173,9 @@ class SegNext(nn.Module):
         """uint8 ``[H, W, 3]`` -> float32 ``[3, H, W]``, normalised, not resized."""
         mean = torch.tensor(self.config.mean)[:, None, None]
         std = torch.tensor(self.config.std)[:, None, None]
-        tensor = torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1).float() / 255
+        # PyTorch warns of arrays it might write to against their will; decoded files are such.
+        writable = np.require(crop, requirements=("C_CONTIGUOUS", "WRITEABLE"))
+        tensor = torch.from_numpy(writable).permute(2, 0, 1).float() / 255
         return (tensor - mean) / std
 
     def input_size(self, image_size: tuple[int, int]) -> tuple[int, int]:

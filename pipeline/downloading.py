@@ -179,8 +179,14 @@ def _reason(error: Exception) -> str:
 @contextmanager
 def _alone(target: Path) -> Iterator[None]:
     """Two processes that append to one file would spoil it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_name(f"{target.name}.lock").open("w") as file:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = target.with_name(f"{target.name}.lock").open("w")
+    except OSError as error:
+        raise CheckpointError(
+            f"Nothing can be written to {target.parent} ({error.strerror}); mend its rights."
+        ) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

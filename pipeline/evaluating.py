@@ -48,7 +48,7 @@ def evaluate_checkpoint(
         CheckpointError: the checkpoint cannot be used.
     """
     runtime.limit_threads()
-    name, model = _load(runtime, checkpoint)
+    name, model = load_checkpoint(runtime, checkpoint)
     items = read_folder(folder, split)[:limit]
     started = time.monotonic()
     kinds = START_KINDS if prompt == "all" else (prompt,)
@@ -76,17 +76,23 @@ def _table(curves: FolderCurves) -> dict[str, float]:
     }
 
 
-def _load(runtime: Runtime, checkpoint: str | None) -> tuple[str, SegNext]:
+def load_checkpoint(runtime: Runtime, checkpoint: str | None) -> tuple[str, SegNext]:
+    """(name, network) of a file or a model version; None: the base of the settings.
+
+    Raises:
+        CheckpointError: it is neither, or cannot be used.
+    """
     settings = runtime.settings
-    path = registry.base_checkpoint(settings) if checkpoint is None else Path(checkpoint)
-    if path.is_file() or checkpoint is None:
+    named = settings.model.base if checkpoint is None else Path(checkpoint)
+    path = checkpoints.default_checkpoint() if named is None else named
+    if path.is_file():
         return path.name, checkpoints.load(path, device=registry.device(settings))
     try:
         with runtime.sessions() as session:
-            version = registry.find(session, checkpoint)
+            version = registry.find(session, str(path))
     except UnknownRecordError:
         raise CheckpointError(
-            f"{checkpoint} is neither a file nor a model version; "
+            f"{path} is neither a file nor a model version; "
             "`maskloop models list` names the versions."
         ) from None
     return version.name, registry.load_version(version, runtime.store, settings)

@@ -188,6 +188,18 @@ def test_eval_of_a_named_version(loop: Loop, folder: Path, maskloop) -> None:
     assert report["checkpoint"] == "base"
 
 
+def test_the_base_may_be_a_version_that_was_added(
+    loop: Loop, folder: Path, maskloop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(checkpoint(Shape(size=64, dim=8, depth=1, heads=2)), tmp_path / "vit.pth")
+    maskloop("models", "add", str(tmp_path / "vit.pth"), "--name", "mine")
+    monkeypatch.setenv("MASKLOOP_MODEL__BASE", "mine")
+    report = maskloop("eval", str(folder), "--limit", "1", "--clicks", "5", "--json").json()
+    assert report["checkpoint"] == "mine"
+    monkeypatch.setenv("MASKLOOP_MODEL__BASE", "gone")
+    assert "gone is neither a file nor" in one_sentence(maskloop("eval", str(folder)))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

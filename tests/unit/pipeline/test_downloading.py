@@ -153,6 +153,12 @@ def test_two_processes_do_not_write_one_file(server: FileServer, tmp_path: Path)
             fetch_url(server.url, tmp_path / "a")
 
 
+def test_a_folder_that_cannot_be_made_is_a_sentence(server: FileServer, tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("")
+    with pytest.raises(CheckpointError, match="Nothing can be written"):
+        fetch_url(server.url, tmp_path / "home" / "a")
+
+
 def test_an_address_is_shown_without_its_secrets() -> None:
     assert shown("https://me:pass@host/a.pth?signature=x#y") == "https://host/a.pth"
 
