@@ -83,7 +83,7 @@ def clean(mask: Mask, touched: Iterable[tuple[float, float]] = ()) -> Mask:
         return mask.copy()
     # Beyond the mask there is nothing to tidy: of a small object in a large image, only the part
     # around it is looked at.
-    rows, columns = (_around(mask.any(axis)) for axis in (1, 0))
+    rows, columns = (_around(np.asarray(mask.any(axis))) for axis in (1, 0))
     near, smallest = mask[rows, columns], area * SPECK_SHARE
     keep = []
     for row, column in touched:
