@@ -7,13 +7,13 @@ import math
 import torch
 from torch import Tensor, nn
 
+from model.block import Block
 from model.compat import ensure_torchvision
 from model.config import SegNextConfig
 
 ensure_torchvision()  # timm imports torchvision
 
 import timm  # noqa: E402
-from timm.models.vision_transformer import Block  # noqa: E402
 
 SKIP_CHANNELS = (24, 32)  # of MobileNetV2 at strides 4 and 8
 Skips = tuple[Tensor, ...]
@@ -52,8 +52,7 @@ class MobileNetEncoder(nn.Module):
         self.project = nn.Conv2d(320, config.dim, 1)
         self.norm = nn.LayerNorm(config.dim)
         self.blocks = nn.ModuleList(
-            Block(config.dim, config.heads, config.mlp_ratio, qkv_bias=True)
-            for _ in range(config.depth)
+            Block(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth)
         )
 
     def train(self, mode: bool = True) -> MobileNetEncoder:

@@ -5,19 +5,13 @@ Names of the parameters are the released checkpoints' own (see ``model.checkpoin
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.block import Block
 from model.cnn import SKIP_CHANNELS
-from model.compat import ensure_torchvision
 from model.config import SegNextConfig
-
-ensure_torchvision()  # timm imports torchvision
-
-from timm.models.vision_transformer import Block  # noqa: E402
 
 PATCH = 16
 
@@ -132,7 +126,7 @@ class Similarity(nn.Module):
         batch, _, rows, cols = features.shape
         unit = F.normalize(self.query(features).flatten(2).float(), dim=1)  # [B, w, N]
         likeness = unit.transpose(1, 2) @ unit  # [B, N, N]
-        weights = F.adaptive_avg_pool2d(prompt, (rows, cols)).flatten(2).float()  # [B, 3, N]
+        weights = F.avg_pool2d(prompt, PATCH).flatten(2).float()  # [B, 3, N]
         maps = []
         for channel in (1, 2):
             weight = weights[:, channel]
@@ -188,13 +182,7 @@ class Fusion(nn.ModuleList):
     def __init__(self, config: SegNextConfig) -> None:
         depth = config.fusion_depth if config.fusion == "self_attention" else 0
         super().__init__(
-            Block(
-                config.dim,
-                config.fusion_heads,
-                config.fusion_mlp_ratio,
-                qkv_bias=True,
-                norm_layer=partial(nn.LayerNorm, eps=1e-5),  # type: ignore[arg-type]
-            )
+            Block(config.dim, config.fusion_heads, config.fusion_mlp_ratio, eps=1e-5)
             for _ in range(depth)
         )
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
+from model.block import Block
 from model.compat import ensure_torchvision
 from model.config import SegNextConfig
 from model.errors import CheckpointError
@@ -14,7 +13,6 @@ from model.errors import CheckpointError
 ensure_torchvision()  # timm imports torchvision
 
 from timm.layers.patch_embed import PatchEmbed  # noqa: E402
-from timm.models.vision_transformer import Block  # noqa: E402
 
 PATCH = 16
 Skips = tuple[Tensor, ...]
@@ -37,14 +35,7 @@ class ViTEncoder(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, grid * grid + 1, config.dim))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.blocks = nn.ModuleList(
-            Block(
-                config.dim,
-                config.heads,
-                config.mlp_ratio,
-                qkv_bias=True,
-                norm_layer=partial(nn.LayerNorm, eps=1e-6),  # type: ignore[arg-type]
-            )
-            for _ in range(config.depth)
+            Block(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth)
         )
         self.is_global = [
             config.window_freq <= 1 or i % config.window_freq == 0 or i == config.depth
