@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from backend.context import Mark, Question
 from backend.meaning import find_thread
 from backend.reply import Sent, shape_reply
@@ -54,7 +56,8 @@ def _previous_mask(scene: Scene, thread: Thread, before: Reply | None) -> Probab
     if before is not None:
         return scene.probability(before)
     region = scene.view.kept.get(thread.region_id)  # one that the log does not have
-    return drawn(region) if region is not None else None
+    shown = None if region is None else drawn(region)
+    return None if shown is None else shown.astype(np.float32)
 
 
 def _log(

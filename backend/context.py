@@ -84,7 +84,7 @@ class TaskView:
 
     id: int
     data: Mapping[str, Any]
-    kept: Mapping[str, Mapping[str, Any]]  # regions in drafts and annotations, by id
+    kept: Mapping[str, Mapping[str, Any]]  # regions the annotator's page shows, by id
 
     def url(self, field: str) -> str:
         """Where the image is. Raises UnknownRecordError when the task names none."""
@@ -174,7 +174,10 @@ def _task(entry: Any) -> TaskView:
         raise UnknownRecordError("The request lists a task without an id; import it first.")
     data = entry.get("data")
     kept: dict[str, Mapping[str, Any]] = {}
-    for source in (*_dicts(entry.get("annotations")), *_dicts(entry.get("drafts"))):
+    sources = (*_dicts(entry.get("annotations")), *_dicts(entry.get("drafts")))
+    # Label Studio begins an annotation with a copy of the prediction it shows, and saves it as a
+    # draft only when something was changed.
+    for source in sources or _dicts(entry.get("predictions")):
         for region in _dicts(source.get("result")):
             if isinstance(region.get("id"), str):
                 kept[region["id"]] = region

@@ -21,7 +21,7 @@ from backend.session import (
 from pipeline.regions import label_of
 from pipeline.tables import now
 
-MOST_REGIONS = 20  # of a task that a lone click is compared with
+MOST_REGIONS = 30  # of a task that a lone click is compared with
 
 
 def find_thread(
@@ -93,15 +93,15 @@ def _candidates(scene: Scene, label: str) -> list[Candidate]:
             thread = Thread(reply.region_id, label, (*reply.carried, *reply.own))
             mask = scene.probability(reply) > threshold
             (kept if is_kept else recent).append(Candidate(thread, mask, is_kept))
-    # Regions in the draft that the log does not have, such as imported predictions; those with a
-    # score came from a model, those without were drawn by hand and are left alone.
+    # Regions on the page that the log does not have, such as proposals; those with a score came
+    # from a model, those without were drawn by hand and are left alone.
     known = {reply.region_id for reply in answered}
     for region_id, region in list(scene.view.kept.items())[: -MOST_REGIONS - 1 : -1]:
         ours = region.get("from_name") == scene.config.brush_tag and "score" in region
         if ours and region_id not in known and label_of(region) == label:
-            mask_drawn = drawn(region)
-            if mask_drawn is not None:
-                kept.append(Candidate(Thread(region_id, label), mask_drawn > threshold, True))
+            shown = drawn(region)
+            if shown is not None:
+                kept.append(Candidate(Thread(region_id, label), shown, True))
     return kept + recent
 
 

@@ -21,7 +21,7 @@ from model.segnext import SegNext
 from pipeline.catalog import task_image, task_row
 from pipeline.errors import EmbeddingStoreError
 from pipeline.label_config import LabelConfig
-from pipeline.masks import probability_from_png
+from pipeline.masks import Mask, probability_from_png
 from pipeline.regions import mask_of
 from pipeline.tables import Image, Interaction, ModelVersion, Task
 
@@ -74,7 +74,7 @@ class Scene:
         if isinstance(value, Mapping) and value.get("rle") != list(row.rle):
             edited = drawn(kept)
             if edited is not None:
-                return edited
+                return edited.astype(np.float32)
         return probability_from_png(row.probability)
 
 
@@ -111,10 +111,9 @@ def set_scene(services: Services, question: Question, config: LabelConfig) -> Sc
     )
 
 
-def drawn(region: Any) -> Probability | None:
-    """A region of a draft as probabilities of 0 and 1; None when it is no readable mask."""
+def drawn(region: Any) -> Mask | None:
+    """What a region that the page shows draws; None when it is no readable mask."""
     try:
-        mask = mask_of(region)
+        return mask_of(region)
     except MaskloopError:  # somebody else's damage must not cost this click its answer
         return None
-    return None if mask is None else mask.astype(np.float32)

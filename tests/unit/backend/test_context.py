@@ -98,6 +98,16 @@ def test_regions_of_drafts_and_annotations_are_known_by_id() -> None:
     assert set(view.kept) == {"a", "d"}
 
 
+def test_an_annotation_that_was_only_opened_shows_the_regions_of_the_prediction() -> None:
+    predictions = [{"result": [{"id": "p", "type": "brushlabels", "score": 0.9}]}]
+    (view,) = read_question(body(tasks=[{"id": 3, "predictions": predictions}])).tasks
+    assert set(view.kept) == {"p"}
+    draft = {"result": [{"id": "d", "type": "brushlabels"}]}
+    task = {"id": 3, "predictions": predictions, "annotations": [], "drafts": [draft]}
+    (view,) = read_question(body(tasks=[task])).tasks
+    assert set(view.kept) == {"d"}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
