@@ -51,7 +51,7 @@ class ProposalConfig:
     min_area: float = 0.005
     max_area: float = 0.8
     max_iou: float = 0.5
-    max_proposals: int = 50
+    max_proposals: int = 30
 
     def __post_init__(self) -> None:
         shares = (self.min_stability, self.min_area, self.max_area, self.max_iou)

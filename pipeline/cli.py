@@ -18,6 +18,7 @@ from model.errors import MaskloopError
 from pipeline import cli_models, console
 
 if TYPE_CHECKING:
+    from model.progress import Progress
     from pipeline.runtime import Runtime
 
 app = typer.Typer(
@@ -111,17 +112,63 @@ def encode(project: Project = None, background: Background = False, as_json: Jso
     from pipeline.jobs import job
 
     with job(runtime.sessions, "encode") as handle, console.progress_bar("Encoding") as bar:
-
-        def report_both(done: int, total: int | None) -> None:
-            handle.progress(done, total)
-            bar(done, total)
-
-        report = encode_project(runtime, project_id, report_both)
+        report = encode_project(runtime, project_id, _both(handle.progress, bar))
         handle.message = f"{report.encoded} of {report.tasks} images are encoded."
         handle.result = asdict(report)
-    for task, problem in report.problems.items():
-        console.stderr.print(f"Task {task}: {problem}", markup=False, soft_wrap=True)
+    _print_problems(report.problems)
     console.print_json(asdict(report)) if as_json else console.stdout.print(handle.message)
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def propose(
+    project: Project = None,
+    task: Annotated[
+        list[int] | None, typer.Option("--task", help="Only this task; may be given repeatedly.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many tasks.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Of the masks; default: the labelling config's first.")
+    ] = None,
+    grid: Annotated[
+        int, typer.Option(min=1, max=64, help="About so many clicks squared on each image.")
+    ] = 16,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also where the serving model has proposed already.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Have the model outline every object of the tasks nobody annotated, for people to accept.
+
+    Each task gets one prediction in Label Studio; an earlier one of this command goes.
+    """
+    from model.proposals import ProposalConfig
+    from pipeline.jobs import job
+    from pipeline.proposing import propose_project
+
+    runtime = _runtime()
+    project_id = runtime.project(project)
+    with job(runtime.sessions, "propose") as handle, console.progress_bar("Proposing") as bar:
+        report = propose_project(
+            runtime,
+            project_id,
+            only=task or (),
+            limit=limit,
+            label=label,
+            again=again,
+            config=ProposalConfig(grid=grid),
+            progress=_both(handle.progress, bar),
+        )
+        handle.message = (
+            f"{report.regions} masks are proposed on {report.proposed} of {report.tasks} tasks "
+            f"without an annotation; {report.left} had proposals."
+        )
+        handle.result = asdict(report)
+    _print_problems(report.problems)
+    console.print_json(asdict(report)) if as_json else console.stdout.print(handle.message)
+    for line in report.advice:
+        console.stderr.print(line, markup=False, soft_wrap=True)
     if report.problems:
         raise typer.Exit(1)
 
@@ -244,6 +291,19 @@ def evaluate(
         console.print_table([{"first prompt": kind, **row} for kind, row in by_kind.items()])
 
 
+def _both(first: Progress, second: Progress) -> Progress:
+    def report(done: int, total: int | None) -> None:
+        first(done, total)
+        second(done, total)
+
+    return report
+
+
+def _print_problems(problems: dict[int, str]) -> None:
+    for task, problem in problems.items():
+        console.stderr.print(f"Task {task}: {problem}", markup=False, soft_wrap=True)
+
+
 def _send(runtime: Runtime, name: str, *args: int, as_json: bool) -> None:
     message = runtime.enqueuer.send(name, *args)
     if as_json:
@@ -263,3 +323,7 @@ def _runtime() -> Runtime:
     from pipeline.settings import load_settings
 
     return Runtime(load_settings())
+
+
+if __name__ == "__main__":  # as torchrun starts it
+    main()

@@ -173,6 +173,22 @@ class LabelStudio:
         answer = self._connection.object("POST", path, "the predictions", json=list(predictions))
         return int(answer["created"])
 
+    def predictions(self, task_id: int) -> list[Json]:
+        """Every prediction of a task, of all model versions; none when the task is gone."""
+        what = f"predictions of task {task_id}"
+        return list(
+            self._connection.call("GET", "/api/predictions/", what, params={"task": task_id})
+        )
+
+    def update_prediction(self, prediction_id: int, **fields: Any) -> Json:
+        path = f"/api/predictions/{prediction_id}/"
+        return self._connection.object("PATCH", path, f"prediction {prediction_id}", json=fields)
+
+    def delete_prediction(self, prediction_id: int) -> None:
+        """Remove one prediction; fine when it is gone."""
+        path = f"/api/predictions/{prediction_id}/"
+        self._connection.call("DELETE", path, f"prediction {prediction_id}", missing_ok=True)
+
     def delete_predictions(self, project_id: int, model_version: str) -> None:
         """Remove every prediction of one model version; fine when there is none."""
         path = f"/api/projects/{project_id}/model-versions/"

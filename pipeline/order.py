@@ -7,6 +7,7 @@ predictions, and "Label tasks as displayed" follows the tab of the data manager 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -19,11 +20,22 @@ log = logging.getLogger(__name__)
 SAMPLING = "Uncertainty sampling"  # hands out the lowest score of the project's model version first
 SCORE_FIELD = "al_score"  # in a task's data: Label Studio cannot order by a task's meta
 ROUND_FIELD = "round"
+PROPOSED = " proposals"  # behind the name of a model version
 
 
 def round_version(number: int) -> str:
     """What Label Studio calls the model version that a round's scores stand under."""
     return f"round-{number}"
+
+
+def proposals_version(name: str) -> str:
+    """What Label Studio calls the model version that a version's proposals stand under."""
+    return name + PROPOSED
+
+
+def are_proposals(prediction: Json) -> bool:
+    """Whether a prediction holds what ``maskloop propose`` found, by whichever version."""
+    return str(prediction.get("model_version") or "").endswith(PROPOSED)
 
 
 def view_title(number: int) -> str:
@@ -55,17 +67,17 @@ def write_round(client: LabelStudio, session: Session, round_: Round) -> int:
         task_id: round((rank + 1) / (len(ranked) + 1), 6)
         for rank, task_id in enumerate(ranked)
     }
-    written = [task_id for task_id in ranked if _mark(client, task_id, number, scores[task_id])]
+    marked = {task_id: _mark(client, task_id, number, scores[task_id]) for task_id in ranked}
     version = round_version(number)
     client.delete_predictions(project_id, version)  # of an attempt that failed half way
-    if written:
-        client.import_predictions(
-            project_id,
-            [
-                {"task": task_id, "model_version": version, "score": scores[task_id], "result": []}
-                for task_id in written
-            ],
-        )
+    predictions: list[Json] = [
+        {"task": task_id, "model_version": version, "score": scores[task_id], "result": regions}
+        for task_id, regions in marked.items()
+        if regions is not None
+    ]
+    written = [prediction["task"] for prediction in predictions]
+    for some in _portions(predictions):
+        client.import_predictions(project_id, some)
     _save_view(client, project_id, number)
     client.update_project(project_id, model_version=version, sampling=SAMPLING)
     round_.written_at = now()
@@ -73,15 +85,28 @@ def write_round(client: LabelStudio, session: Session, round_: Round) -> int:
     return len(written)
 
 
-def _mark(client: LabelStudio, ls_task_id: int, number: int, score: float) -> bool:
-    """Put the round and the score into a task's data; False when the task is gone."""
+def _mark(client: LabelStudio, ls_task_id: int, number: int, score: float) -> list[Json] | None:
+    """Put the round and the score into a task's data.
+
+    Returns:
+        The regions proposed for it. Whoever is handed tasks sees the predictions of the round's
+        version and no others, so the round's carries them. None when the task is gone.
+    """
     task = client.task(ls_task_id)
     if task is None:
-        return False
+        return None
     marked = {**task["data"], SCORE_FIELD: score, ROUND_FIELD: number}
     if marked != task["data"]:
         client.update_task_data(ls_task_id, marked)
-    return True
+    return next((list(p["result"]) for p in task["predictions"] if are_proposals(p)), [])
+
+
+def _portions(predictions: list[Json]) -> Iterator[list[Json]]:
+    """All those without regions at once; of the others, which are large, one at a time."""
+    bare = [prediction for prediction in predictions if not prediction["result"]]
+    if bare:
+        yield bare
+    yield from ([prediction] for prediction in predictions if prediction["result"])
 
 
 def _save_view(client: LabelStudio, project_id: int, number: int) -> None:

@@ -87,7 +87,7 @@ def test_help_is_quick_and_needs_no_torch() -> None:
         "assert not slow, slow\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    for name in ("up", "down", "status", "encode", "finetune", "select", "models", "eval"):
+    for name in ("up", "down", "status", "encode", "propose", "finetune", "select", "eval"):
         assert name in ran.stdout
 
 

@@ -1,0 +1,260 @@
+"""Masks of a task's objects before anyone opens it: a prediction that an annotator can accept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from sqlalchemy import select
+
+from model.errors import MaskloopError
+from model.progress import Progress, silent
+from model.proposals import Proposal, ProposalConfig, propose
+from pipeline import rle
+from pipeline.connect import TITLE
+from pipeline.encoding import encode_task
+from pipeline.errors import LabelConfigError, LabelStudioError
+from pipeline.events import task_of
+from pipeline.label_config import LabelConfig, read_label_config
+from pipeline.label_studio import Json
+from pipeline.masks import clean
+from pipeline.order import PROPOSED, are_proposals, proposals_version, round_version
+from pipeline.regions import brush_region, label_of
+from pipeline.runtime import Runtime
+from pipeline.tables import Round, RoundItem
+
+log = logging.getLogger(__name__)
+
+# Of one prediction's JSON: Label Studio sends a task's predictions along with each click on it.
+MOST_BYTES = 1_000_000
+NOT_WAITING = "It is annotated already, or not in the project; name a task that waits."
+
+
+@dataclass(frozen=True)
+class ProposeReport:
+    """What proposing masks for a project came to.
+
+    Attributes:
+        tasks: how many have no annotation.
+        left: of them, those that had proposals of the serving version and label already.
+        proposed: of them, those that were given proposals, of ``regions`` masks in all.
+        problems: task id in Label Studio -> sentence.
+        advice: what keeps annotators from seeing the proposals, as sentences.
+    """
+
+    tasks: int
+    left: int
+    proposed: int
+    regions: int
+    problems: dict[int, str]
+    advice: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where the proposals of one run go, and as what."""
+
+    project_id: int
+    config: LabelConfig
+    label: str
+    round_id: int | None  # of the newest round
+    round_version: str | None  # as Label Studio knows it
+
+
+def propose_project(
+    runtime: Runtime,
+    project_id: int,
+    *,
+    only: Collection[int] = (),
+    limit: int | None = None,
+    label: str | None = None,
+    again: bool = False,
+    config: ProposalConfig,
+    progress: Progress = silent,
+) -> ProposeReport:
+    """Propose masks for the tasks of a project that have no annotation, those of its round first.
+
+    A task's proposals are one prediction, which takes the place of an earlier call's; predictions
+    and annotations of others stay as they are. One task that fails does not stop the rest.
+
+    Args:
+        only: these tasks alone, by their ids in Label Studio; they are always proposed for anew.
+        limit: at most so many tasks.
+        label: of the masks; None: the first that the labelling config gives them.
+        again: also tasks that have proposals of the serving version with this label.
+
+    Raises:
+        LabelStudioError: out of reach, or no such project.
+        LabelConfigError: its labelling config lacks what masks need, or has no such label.
+    """
+    target = _target(runtime, project_id, label)
+    rows = _waiting(runtime, target, only)
+    anew = bool(again or only)
+    due = [task for task in rows if anew or not _stand(runtime, target, task)]
+    problems = {task: NOT_WAITING for task in only if task not in rows}
+    proposed = regions = 0
+    for done, task in enumerate(due[:limit]):
+        progress(done, len(due[:limit]))
+        try:
+            found = _propose_task(runtime, target, task, rows[task], config)
+        except MaskloopError as error:
+            problems[task] = str(error)
+            continue
+        proposed, regions = proposed + bool(found), regions + found
+    progress(len(due[:limit]), len(due[:limit]))
+    left = len(rows) - len(due)
+    advice = _show(runtime, target) if proposed or left else ()
+    return ProposeReport(len(rows), left, proposed, regions, problems, advice)
+
+
+def _propose_task(
+    runtime: Runtime, target: _Target, task: int, row: int, config: ProposalConfig
+) -> int:
+    """Make one prediction of what is found on a task's image; of how many masks.
+
+    Args:
+        task: its id in Label Studio.
+        row: the id of its row.
+
+    Raises:
+        MaskloopError: the image cannot be had, or Label Studio refuses the prediction.
+    """
+    image_id = encode_task(runtime, row)
+    version, model = runtime.serving.current()
+    found = propose(model, runtime.embeddings.get(image_id, model), config)
+    regions = _regions(found, target, task)
+    client = runtime.label_studio
+    former = client.predictions(task)
+    if regions:
+        prediction = {
+            "task": task,
+            "model_version": proposals_version(version.name),
+            "score": round(fmean(region["score"] for region in regions), 4),
+            "result": regions,
+        }
+        client.import_predictions(target.project_id, [prediction])
+    for old in former:
+        if are_proposals(old):
+            client.delete_prediction(old["id"])
+        elif old["model_version"] == target.round_version:
+            # Whoever is handed tasks sees the predictions of the round's version and no others.
+            client.update_prediction(old["id"], task=task, result=regions)
+    return len(regions)
+
+
+def _target(runtime: Runtime, project_id: int, label: str | None) -> _Target:
+    client = runtime.label_studio
+    project = client.project(project_id)
+    if project is None:
+        raise LabelStudioError(
+            f"Label Studio at {client.url} has no project {project_id}; "
+            "look the number up in the address of its page."
+        )
+    config = read_label_config(str(project["label_config"]))
+    if label is not None and label not in config.labels:
+        raise LabelConfigError(
+            f"The masks' labels are {', '.join(config.labels)}, and {label!r} is not among them; "
+            "name one of them."
+        )
+    newest = select(Round).where(Round.ls_project_id == project_id).order_by(Round.id.desc())
+    with runtime.sessions() as session:
+        row = session.scalars(newest.limit(1)).first()
+    return _Target(
+        project_id,
+        config,
+        config.labels[0] if label is None else label,
+        None if row is None else row.id,
+        None if row is None else round_version(row.number),
+    )
+
+
+def _waiting(runtime: Runtime, target: _Target, only: Collection[int]) -> dict[int, int]:
+    """The tasks without an annotation, those of the newest round first: task -> id of its row."""
+    remote = [
+        task
+        for task in runtime.label_studio.tasks(target.project_id)
+        if not task.annotations and (not only or task.id in only)
+    ]
+    with runtime.sessions.begin() as session:
+        field = target.config.image_field
+        rows = [task_of(session, target.project_id, task.id, task.data, field) for task in remote]
+        session.flush()
+        items = select(RoundItem.task_id, RoundItem.rank).where(
+            RoundItem.round_id == target.round_id
+        )
+        rank = {task_id: place for task_id, place in session.execute(items)}
+        rows.sort(key=lambda row: (rank.get(row.id, math.inf), row.ls_task_id))
+        return {row.ls_task_id: row.id for row in rows}
+
+
+def _stand(runtime: Runtime, target: _Target, task: int) -> bool:
+    """Whether a task has proposals of the serving version with the label that is wanted."""
+    version, _ = runtime.serving.current()
+    return any(
+        prediction["model_version"] == proposals_version(version.name)
+        and {label_of(region) for region in prediction["result"]} == {target.label}
+        for prediction in runtime.label_studio.predictions(task)
+    )
+
+
+def _regions(found: Sequence[Proposal], target: _Target, task: int) -> list[Json]:
+    """The largest first, so that Label Studio draws the small ones on top of them."""
+    kept: list[tuple[float, Json]] = []
+    budget = MOST_BYTES
+    for proposal in sorted(found, key=lambda proposal: -proposal.stability):
+        click, prediction = proposal.click, proposal.prediction
+        mask = clean(prediction.mask(), [(click.row, click.col)])
+        if not mask.any():  # less than a pixel of a small image
+            continue
+        name = f"{target.project_id}/{task}/{target.label}/proposal/{click.row}/{click.col}"
+        height, width = prediction.image_size
+        region = brush_region(
+            region_id=hashlib.sha256(name.encode()).hexdigest()[:12],
+            rle=rle.encode(mask),
+            height=height,
+            width=width,
+            label=target.label,
+            from_name=target.config.brush_tag,
+            to_name=target.config.image_tag,
+            score=proposal.score,
+        )
+        size = len(json.dumps(region))
+        if size > budget:
+            log.warning(
+                "Task %d: a proposal of %d bytes is left out, for there are many.", task, size
+            )
+            continue
+        budget -= size
+        kept.append((proposal.area, region))
+    return [region for _, region in sorted(kept, key=lambda pair: -pair[0])]
+
+
+def _show(runtime: Runtime, target: _Target) -> tuple[str, ...]:
+    """Have Label Studio show the proposals, unless somebody chose otherwise; advice on the rest."""
+    client = runtime.label_studio
+    version, _ = runtime.serving.current()
+    ours = proposals_version(version.name)
+    project = client.project(target.project_id) or {}
+    shown = project.get("model_version") or ""
+    # TITLE stands there since `maskloop connect`: the backend's answers, which a task that nobody
+    # opened has none of.
+    if shown in ("", TITLE) or (shown != ours and shown.endswith(PROPOSED)):
+        client.update_project(target.project_id, model_version=ours)
+        shown = ours
+    advice = []
+    if not project.get("show_collab_predictions"):
+        advice.append(
+            "Label Studio shows annotators no predictions in this project; switch on "
+            '"Use predictions to prelabel tasks" in its settings, under Annotation.'
+        )
+    if shown not in (ours, target.round_version):
+        advice.append(
+            f"Label Studio shows annotators the predictions of {shown!r} only; choose {ours!r} in "
+            "the project's settings, under Annotation."
+        )
+    return tuple(advice)

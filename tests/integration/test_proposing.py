@@ -1,0 +1,192 @@
+"""``maskloop propose`` against a real Label Studio, with the weights that ship."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+from pydantic import SecretStr
+from sqlalchemy import select
+
+from model.evaluation import iou
+from pipeline import cli
+from pipeline.label_config import DEFAULT_LABEL_CONFIG
+from pipeline.label_studio import Json, LabelStudio
+from pipeline.order import write_round
+from pipeline.regions import label_of, mask_of
+from pipeline.runtime import Runtime
+from pipeline.settings import LabelStudioSettings, Settings
+from pipeline.tables import Round, RoundItem, Task
+from tests.services import LabelStudioServer, label_studio
+from tests.shapes import shape_picture
+
+__all__ = ["label_studio"]
+
+pytestmark = pytest.mark.integration
+
+VERSION = "base proposals"
+Propose = Callable[..., tuple[int, dict[str, Any], str]]
+
+
+@dataclass
+class Project:
+    """Two tasks that wait, one that is annotated, one whose image is not there."""
+
+    runtime: Runtime
+    id: int
+    waiting: list[int]
+    annotated: int
+    lost: int
+    objects: list[npt.NDArray[np.uint8]]  # of the waiting ones
+
+    @property
+    def client(self) -> LabelStudio:
+        return self.runtime.label_studio
+
+    def ours(self, task: int) -> Json:
+        (found,) = [p for p in self.client.predictions(task) if p["model_version"] == VERSION]
+        return found
+
+
+@pytest.fixture(scope="module")
+def project(
+    label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Project]:
+    account = LabelStudioSettings(url=label_studio.url, token=SecretStr(label_studio.token))
+    runtime = Runtime(Settings(home=tmp_path_factory.mktemp("home"), label_studio=account))
+    with runtime.label_studio as client, runtime.images:
+        number = client.create_project(
+            "proposing", DEFAULT_LABEL_CONFIG, show_collab_predictions=False
+        )
+        tasks, objects = [], []
+        for seed in range(3):
+            picture, indices = shape_picture(seed, (180, 240))
+            file = io.BytesIO()
+            Image.fromarray(picture).save(file, "PNG")
+            tasks.append(client.upload_image(number, f"shape{seed}.png", file.getvalue()))
+            objects.append(indices)
+        client.create_annotation(tasks[2], [])
+        (lost,) = client.import_tasks(number, [{"data": {"image": "/data/upload/none.png"}}])
+        yield Project(runtime, number, tasks[:2], tasks[2], lost, objects[:2])
+    runtime.sessions.kw["bind"].dispose()
+
+
+@pytest.fixture
+def propose(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Propose:
+    """Runs the command: its exit code, its report, and what it says beside it."""
+    monkeypatch.setattr(cli, "_runtime", lambda: project.runtime)
+
+    def run(*arguments: str) -> tuple[int, dict[str, Any], str]:
+        capfd.readouterr()
+        named = ["propose", "--project", str(project.id), "--grid", "5", "--json", *arguments]
+        monkeypatch.setattr(sys, "argv", ["maskloop", *named])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capfd.readouterr()
+        return int(ended.value.code or 0), json.loads(out) if out else {}, err
+
+    return run
+
+
+def test_every_task_without_an_annotation_gets_one_prediction_of_masks(
+    project: Project, propose: Propose
+) -> None:
+    code, report, said = propose()
+    assert (code, report["tasks"], report["proposed"], report["left"]) == (1, 3, 2, 0)
+    assert list(report["problems"]) == [str(project.lost)]
+    assert f"Task {project.lost}: " in said
+    for task, indices in zip(project.waiting, project.objects, strict=True):
+        found = project.ours(task)
+        assert 0 < found["score"] <= 1
+        masks = [mask for mask in map(mask_of, found["result"]) if mask is not None]
+        for index in (1, 2):
+            assert max(iou(mask, indices == index) for mask in masks) > 0.7
+        areas = [int(mask.sum()) for mask in masks]
+        assert areas == sorted(areas, reverse=True)
+        assert {label_of(region) for region in found["result"]} == {"Object"}
+        assert all(0 < region["score"] <= 1 for region in found["result"])
+        assert len({region["id"] for region in found["result"]}) == len(masks)
+    assert project.client.predictions(project.annotated) == []
+    shown = project.client.project(project.id)
+    assert shown is not None
+    assert shown["model_version"] == VERSION
+    assert "Use predictions to prelabel tasks" in report["advice"][0]
+
+
+def test_a_task_keeps_its_proposals_until_they_are_made_again(
+    project: Project, propose: Propose
+) -> None:
+    first, second = project.waiting
+    theirs = {"task": first, "model_version": "theirs", "score": 0.5, "result": []}
+    project.client.import_predictions(project.id, [theirs])
+    before = project.ours(first)
+
+    _, report, _ = propose()
+    assert (report["left"], report["proposed"]) == (2, 0)
+    assert project.ours(first) == before
+
+    code, report, _ = propose("--task", str(first), "--task", str(second), "--label", "Other")
+    assert (code, report["proposed"], report["problems"]) == (0, 2, {})
+    after = project.ours(first)
+    assert after["id"] != before["id"]
+    assert {label_of(region) for region in after["result"]} == {"Other"}
+    versions = [p["model_version"] for p in project.client.predictions(first)]
+    assert sorted(versions) == [VERSION, "theirs"]
+
+    # With another label they are not what is asked for, and a limit stops after the first.
+    _, report, _ = propose("--limit", "1")
+    assert (report["left"], report["proposed"]) == (0, 1)
+
+
+def test_what_cannot_be_proposed_for_is_told(project: Project, propose: Propose) -> None:
+    code, report, _ = propose("--task", str(project.annotated))
+    assert code == 1
+    assert "annotated already" in report["problems"][str(project.annotated)]
+    code, report, said = propose("--label", "Cat")
+    assert (code, report) == (1, {})
+    assert "labels are Object, Other, and 'Cat' is not among them" in said
+
+
+def test_a_round_hands_out_its_tasks_with_their_proposals(
+    project: Project, propose: Propose
+) -> None:
+    first = project.waiting[1]
+    with project.runtime.sessions.begin() as session:
+        row = Round(ls_project_id=project.id, number=3, settings={})
+        session.add(row)
+        session.flush()
+        task = session.scalars(select(Task).where(Task.ls_task_id == first)).one()
+        session.add(RoundItem(round_id=row.id, task_id=task.id, rank=0, reason="hard"))
+        session.flush()
+        assert write_round(project.client, session, row) == 1
+    assert handed_out(project, first)["result"] == project.ours(first)["result"]
+
+    _, report, _ = propose("--limit", "1", "--again", "--label", "Other")  # a round's come first
+    assert report["proposed"] == 1
+    assert report["advice"][1:] == []
+    ours, shown = project.ours(first), handed_out(project, first)
+    assert label_of(ours["result"][0]) == "Other"
+    assert shown["result"] == ours["result"]
+    assert shown["score"] == 0.5
+
+
+def handed_out(project: Project, task: int) -> Json:
+    """The prediction that an annotator sees on the task that is handed out now."""
+    found = project.client.project(project.id)
+    assert found is not None
+    (shown,) = [
+        prediction
+        for prediction in project.client.predictions(task)
+        if prediction["model_version"] == found["model_version"]
+    ]
+    return shown
