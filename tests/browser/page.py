@@ -92,19 +92,25 @@ class LabelStudioPage:
             self._frame()
         assert self.page.locator(".lsf-tool_active.lsf-tool_smart").count(), "no smart tool is on"
 
-    def click(self, column: float, row: float, *, negative: bool = False) -> dict[str, Any]:
+    def click(
+        self, column: float, row: float, *, negative: bool = False, on_region: bool = False
+    ) -> dict[str, Any]:
         """Click the image (with Alt for a negative click) and wait for the suggestion.
+
+        Args:
+            on_region: hold Ctrl too, without which a click on a region only selects it.
 
         Returns:
             Label Studio's answer: ``{"data": {"result": [...], ...}}``, or ``{"errors": [...]}``.
         """
         x, y = self._on_screen(column, row)
-        if negative:
-            self.page.keyboard.down("Alt")
+        held = ["Alt"] * negative + ["Control"] * on_region
+        for key in held:
+            self.page.keyboard.down(key)
         with self.page.expect_response(_is_suggestion, timeout=ANSWER_MS) as answer:
             self.page.mouse.click(x, y)
-        if negative:
-            self.page.keyboard.up("Alt")
+        for key in held:
+            self.page.keyboard.up(key)
         return self._answered(answer.value)
 
     def drag(self, left: float, top: float, right: float, bottom: float) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
+from model.proposals import ProposalConfig
 from pipeline.connect import connect
 from pipeline.database import make_sessions
 from pipeline.image_source import ImageSource
@@ -21,7 +22,9 @@ from pipeline.label_config import DEFAULT_LABEL_CONFIG
 from pipeline.label_studio import LabelStudio
 from pipeline.masks import Mask
 from pipeline.order import write_round
+from pipeline.proposing import propose_project
 from pipeline.regions import mask_of
+from pipeline.runtime import Runtime
 from pipeline.settings import LabelStudioSettings, Settings
 from pipeline.store import Store
 from pipeline.sync import reconcile
@@ -40,6 +43,16 @@ def picture(seed: int) -> bytes:
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     pixels = np.random.default_rng(seed).integers(20, 50, (HEIGHT, WIDTH, 3)).astype(np.uint8)
     pixels[(rows - 120) ** 2 + (columns - 160) ** 2 < 50**2] = (240, 200, 60)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def two_objects() -> bytes:
+    """A bright disc at (80, 120), and a box of another colour around (240, 120); PNG bytes."""
+    with Image.open(io.BytesIO(picture(0))) as image:
+        pixels = np.roll(np.asarray(image), -80, axis=1)
+    pixels[80:160, 200:280] = (60, 120, 240)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
@@ -65,6 +78,18 @@ class Loop:
 
     def task(self, seed: int) -> int:
         return self.client.upload_image(self.project, f"{seed}.png", picture(seed))
+
+    def propose(self, task: int) -> list[dict[str, Any]]:
+        runtime = Runtime(self.settings)
+        with runtime.label_studio, runtime.images:
+            config = ProposalConfig(grid=4)
+            report = propose_project(runtime, self.project, only=[task], config=config)
+        runtime.sessions.kw["bind"].dispose()
+        assert (report.proposed, report.problems, report.advice) == (1, {}, ())
+        (prediction,) = self.client.predictions(task)
+        regions: list[dict[str, Any]] = prediction["result"]
+        assert len(regions) == report.regions
+        return regions
 
     def reconcile(self) -> None:
         store = Store(self.settings.store_address)
@@ -162,3 +187,36 @@ def test_a_task_of_a_round_comes_first_and_can_be_labelled(
     annotator.accept()
     stored = annotator.submit()
     assert ids(stored) == [answer[0]["id"]]
+
+
+def test_proposals_are_there_when_a_task_is_opened_and_a_click_repairs_one(
+    loop: Loop, annotator: LabelStudioPage
+) -> None:
+    task = loop.client.upload_image(loop.project, "two.png", two_objects())
+    proposed = {region["id"]: mask_of(region) for region in loop.propose(task)}
+    small = {
+        name: mask for name, mask in proposed.items() if mask is not None and mask.mean() < 0.2
+    }
+    disc = next(name for name, mask in small.items() if mask[120, 80])
+    box = next(name for name, mask in small.items() if mask[120, 240])
+
+    annotator.open_task(loop.project, task)
+    assert annotator.regions() == len(proposed)
+    annotator.use_smart_tools()
+    annotator.choose("1", "k")
+    (answer,) = annotator.click(240, 120, on_region=True)["data"]["result"]
+    assert answer["id"] == box
+    annotator.accept()
+    assert annotator.regions() == len(proposed)
+    stored = annotator.submit()
+    kept = dict(zip(ids(stored), masks(stored), strict=True))
+    assert kept.keys() == proposed.keys()
+    np.testing.assert_array_equal(kept[disc], proposed[disc])
+    np.testing.assert_array_equal(kept[box], mask_of(answer))
+
+    loop.reconcile()
+    with loop.sessions() as session:
+        rows = session.scalars(select(Region).where(Region.ls_region_id.in_(proposed))).all()
+        assert {row.ls_region_id for row in rows} == proposed.keys()
+        clicked = [row.ls_region_id for row in rows if session.get(Effort, row.id)]
+    assert clicked == [box]  # the others were accepted as they were proposed, and cost no click
