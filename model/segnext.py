@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.cnn import MobileNetEncoder
@@ -22,6 +21,7 @@ from model.errors import ImageError, PromptError
 from model.prediction import Prediction
 from model.prompts import Prompt
 from model.rasterise import prompt_map
+from model.resample import bilinear
 from model.text import TextBranch
 from model.vit import ViTEncoder
 
@@ -160,8 +160,7 @@ class SegNext(nn.Module):
         """uint8 ``[H, W, 3]`` -> float32 ``[3, *input_size]``, normalised."""
         height, width = self.input_size((image.shape[0], image.shape[1]))
         if self.config.encoder == "vit":
-            tensor = self.preprocess_crop(image)[None]
-            return F.interpolate(tensor, (height, width), mode="bilinear", align_corners=False)[0]
+            return self.preprocess_crop(bilinear(image, (height, width)))
         # Averaging when it shrinks: large photographs would alias under plain bilinear sampling.
         shrinks = image.shape[0] * image.shape[1] > height * width
         resized = cv2.resize(
@@ -169,8 +168,8 @@ class SegNext(nn.Module):
         )
         return self.preprocess_crop(np.asarray(resized, np.uint8))
 
-    def preprocess_crop(self, crop: npt.NDArray[np.uint8]) -> Tensor:
-        """uint8 ``[H, W, 3]`` -> float32 ``[3, H, W]``, normalised, not resized."""
+    def preprocess_crop(self, crop: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> Tensor:
+        """``[H, W, 3]`` of 0 to 255 -> float32 ``[3, H, W]``, normalised, not resized."""
         mean = torch.tensor(self.config.mean)[:, None, None]
         std = torch.tensor(self.config.std)[:, None, None]
         # PyTorch warns of arrays it might write to against their will; decoded files are such.
