@@ -13,6 +13,8 @@ from torch import Tensor
 from model.confidence import score
 
 CANVAS = 2048  # longest side of the map that a windowed answer is pasted into
+STRIP = 2**20  # pixels of a mask that are restored at a time
+SURE = 1e-4  # probability by which a pixel must miss the threshold to be left out unrestored
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Prediction:
         """float32 ``[H, W]`` probabilities at the original size."""
         covered = self.window or Window(0, 0, *self.image_size)
         logits = restore_size(self.logits[None, None], self.input_size, covered.size)[0, 0]
-        inside: npt.NDArray[np.float32] = logits.sigmoid().numpy()
+        inside: npt.NDArray[np.float32] = logits.sigmoid_().numpy()
         if self.window is None:
             return inside
         whole = np.zeros(self.image_size, np.float32)
@@ -77,14 +79,50 @@ class Prediction:
         return whole
 
     def mask(self) -> npt.NDArray[np.bool_]:
-        """bool ``[H, W]`` at the original size."""
-        return self.full() > self.threshold
+        """bool ``[H, W]`` at the original size: ``full() > threshold``, but restored only in the
+        columns where the object may be, and never in full: the mask itself and little else."""
+        whole = np.zeros(self.image_size, bool)
+        covered = self.window or Window(0, 0, *self.image_size)
+        inside, (height, width) = torch.from_numpy(whole[covered.slices]), covered.size
+        columns = torch.nonzero(self._columns(width))[:, 0].tolist()
+        if not columns:
+            return whole
+        # Bilinear restoration takes columns first, then rows. Left at one size, an axis comes out
+        # as it went in: so the columns can be made once, and rows for any few of them, by the
+        # numbers that ``full`` gives.
+        at_input = F.interpolate(
+            self.logits[None, None], self.input_size, mode="bilinear", align_corners=True
+        )
+        size = (self.input_size[0], width)
+        wide = F.interpolate(at_input, size, mode="bilinear", align_corners=False)
+        step = max(STRIP // height, 1)
+        for left in range(columns[0], columns[-1] + 1, step):
+            some = slice(left, min(left + step, columns[-1] + 1))
+            size = (height, some.stop - left)
+            strip = F.interpolate(wide[..., some], size, mode="bilinear", align_corners=False)
+            inside[:, some] = strip[0, 0].sigmoid_() > self.threshold
+        return whole
 
     @property
     def score(self) -> float:
         """The estimated IoU of the mask with what is meant, in [0, 1]; 0 for an empty mask. Only
         a sign of it, not calibrated, where the network has no ``confidence``."""
         return score(self.logits.sigmoid(), self.threshold, self.confidence)
+
+    def _columns(self, width: int) -> Tensor:
+        """bool ``[width]``: which columns of the restored answer may hold a pixel of the mask.
+
+        Restored pixels lie between the logits around them, so those that all miss the threshold
+        have no such pixel among them.
+        """
+        possible = (self.logits.sigmoid() > self.threshold - SURE).any(0)
+        # The logits left and right of a column, as in ``restore_size``, and one more each side.
+        at_input = (torch.arange(width) + 0.5) * self.input_size[1] / width - 0.5
+        at_input = at_input.clamp(0, self.input_size[1] - 1)
+        cells = len(possible)
+        left = (at_input * ((cells - 1) / max(self.input_size[1] - 1, 1))).long()
+        around = left[:, None] + torch.arange(-1, 3)
+        return possible[around.clamp(0, cells - 1)].any(1)
 
     def _pasted(self, window: Window) -> Tensor:
         """The logits on a canvas over the whole image, -inf outside the window."""
