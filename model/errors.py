@@ -29,3 +29,7 @@ class RecipeError(MaskloopError):
 
 class DatasetError(MaskloopError):
     """A folder of images and masks that does not hold what its manifest says."""
+
+
+class ExportError(MaskloopError):
+    """A network that cannot be exported here, or whose exported files give other masks."""

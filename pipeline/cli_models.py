@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,10 +13,13 @@ from pipeline import console
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from model.segnext import SegNext
     from pipeline.runtime import Runtime
     from pipeline.tables import ModelVersion
 
-app = typer.Typer(help="Model versions: list, show, add, promote, roll back.", no_args_is_help=True)
+app = typer.Typer(
+    help="Model versions: list, show, add, export, promote, roll back.", no_args_is_help=True
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 Name = Annotated[str, typer.Argument(help="As `maskloop models list` names it.")]
@@ -112,6 +116,40 @@ def add(
 
 
 @app.command()
+def export(
+    what: Annotated[
+        str,
+        typer.Argument(metavar="NAME|PATH", help="A version, or a checkpoint's file."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for encoder.onnx and decoder.onnx.")],
+    as_json: Json = False,
+) -> None:
+    """Write the network as two ONNX files, for programs without PyTorch (docs/export.md)."""
+    from model.export import export as write
+
+    model = _network(what)
+    exported = write(model, out)
+    files = [
+        {"file": str(path), "megabytes": round(path.stat().st_size / 1e6, 1)}
+        for path in (exported.encoder, exported.decoder)
+    ]
+    agreement = asdict(exported.agreement)
+    if as_json:
+        console.print_json({"files": files} | agreement)
+        return
+    for each in files:
+        line = "{file}  {megabytes} MB".format(**each)
+        console.stdout.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.stdout.print(
+        "In {answers} answers beside PyTorch's, logits differ by at most {logits_difference:.1g}; "
+        "the least IoU of two masks is {mask_iou:.4f}.".format(**agreement),
+        soft_wrap=True,
+    )
+    if model.config.text_tower:
+        console.stdout.print("Words are not exported: the files take every prompt but text.")
+
+
+@app.command()
 def promote(
     name: Name,
     at_once: Annotated[
@@ -153,6 +191,19 @@ def rollback(as_json: Json = False) -> None:
     with _runtime().sessions.begin() as session:
         row = _row(versions.rollback(session))
     _tell(row, as_json)
+
+
+def _network(what: str) -> SegNext:
+    from model import checkpoints
+    from pipeline import registry
+
+    if Path(what).is_file() or Path(what).suffix in (".safetensors", ".pth"):
+        return checkpoints.load(Path(what))
+    runtime = _runtime()
+    with runtime.sessions.begin() as session:
+        registry.ensure_base(session, runtime.store, runtime.settings)
+        version = registry.find(session, what)
+        return registry.load_version(version, runtime.store, runtime.settings)
 
 
 def _tell(row: dict[str, Any], as_json: bool) -> None:
