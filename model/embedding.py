@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,3 +75,14 @@ class Embedding:
                 "A stored embedding has a shape that cannot be; delete it and it is computed again."
             )
         return cls(features, skips, (height, width))
+
+
+def stack(
+    embeddings: Sequence[Embedding], device: torch.device
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Features and skips of embeddings of one shape as float32 batches that autograd may use."""
+    # Cloned: embeddings made under inference mode cannot take part in autograd.
+    features = torch.stack([each.features.float().clone() for each in embeddings]).to(device)
+    levels = zip(*(each.skips for each in embeddings), strict=True)
+    skips = tuple(torch.stack([t.float().clone() for t in level]).to(device) for level in levels)
+    return features, skips
