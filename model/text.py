@@ -14,6 +14,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -26,9 +27,29 @@ from model.errors import CheckpointError
 TEMPLATE = "a photo of a {}."  # CLIP learned captions, not single words
 SMALL_DIM = 64
 SMALL_LAYERS = 2
-SMALL_CONTEXT = 48  # pieces of words; what is longer is cut
+SMALL_CONTEXT = 24  # pieces of words; what is longer is cut
+GAIN = 16  # prompts reach the fused sum with numbers far from 0, which small steps would not reach
 PROBE = "thing"  # its vector tells one tower's weights from another's
 SAFE = (".safetensors", ".bin", ".pt", ".pth")  # read as tensors only, by open_clip
+
+
+class FixedWords(nn.Module):
+    """The same random vector for a piece of a word in every process; not learned and not saved.
+
+    A learned table would be most of a small network's file, for a few words that it ever saw.
+    """
+
+    def __init__(self, n: int, dim: int) -> None:
+        super().__init__()
+        # RandomState's numbers never change between versions of numpy; newer generators' may.
+        table = np.random.RandomState(0).standard_normal((n, dim)).astype(np.float32)
+        # The last two are the marks before and after a text. The vector is read at the second: with
+        # numbers of its own there, all texts would look alike at first.
+        table[-2:] = 0
+        self.register_buffer("table", torch.from_numpy(table), persistent=False)
+
+    def forward(self, pieces: Tensor) -> Tensor:
+        return self.get_buffer("table")[pieces]
 
 
 class SmallTower(nn.Module):
@@ -43,9 +64,10 @@ class SmallTower(nn.Module):
             layers=SMALL_LAYERS,
             output_dim=dim,
         )
+        self.transformer.token_embedding = FixedWords(self.transformer.vocab_size, dim)
 
     def forward(self, texts: Sequence[str]) -> Tensor:
-        tokens = _tokenizer()(_in_template(texts), SMALL_CONTEXT)
+        tokens = _tokenizer()([_one_line(text) for text in texts], SMALL_CONTEXT)
         device = self.transformer.positional_embedding.device
         return F.normalize(self.transformer(tokens.to(device)).float(), dim=1)
 
@@ -64,7 +86,9 @@ class PretrainedTower:
 
     @torch.inference_mode()
     def _vector(self, text: str) -> Tensor:
-        vector: Tensor = self.model.encode_text(self.tokenize(_in_template([text])), normalize=True)
+        vector: Tensor = self.model.encode_text(
+            self.tokenize([TEMPLATE.format(_one_line(text))]), normalize=True
+        )
         return vector[0].float()
 
 
@@ -93,6 +117,15 @@ def tower_dim(name: str) -> int:
             f"open_clip knows no weights {weights!r} of {model}; give one of: {', '.join(known)}."
         )
     return int(_open_clip().get_model_config(model)["embed_dim"])
+
+
+@cache
+def dictionary() -> tuple[str, ...]:
+    """Some ten thousands of words that CLIP's tokenizer knows whole, in lower case."""
+    whole = (piece.removesuffix("</w>") for piece in _tokenizer().encoder if piece[-4:] == "</w>")
+    return tuple(
+        sorted(word for word in whole if len(word) > 2 and word.isascii() and word.isalpha())
+    )
 
 
 class CrossBlock(nn.Module):
@@ -140,6 +173,7 @@ class TextBranch(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.mask_embedding = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim)
+        self.likeness = nn.Parameter(torch.tensor([5.0, -2.0]))  # scale and offset of the cosine
         self.out = nn.Linear(dim + 1, dim)
         self.everywhere = nn.Linear(dim, dim)
         # A branch joins a network that is trained already: at first it must change nothing.
@@ -183,7 +217,19 @@ class TextBranch(nn.Module):
         Returns:
             ``[B, C, h, w]``; exactly zero for rows whose vector is.
         """
-        size = features.shape[-2:]
+        embedding, keys, logits = self._ask(features, text)
+        dense = self.out(torch.cat([keys * embedding, logits.sigmoid()], 2))
+        said = (text != 0).any(1)[:, None, None]
+        return _on_grid(GAIN * (dense + self.everywhere(embedding)) * said, features)
+
+    def coarse(self, features: Tensor, text: Tensor) -> Tensor:
+        """What the branch itself takes for the named things, before any decoding: logits
+        ``[B, 1, h, w]``, for training."""
+        return _on_grid(self._ask(features, text)[2], features)
+
+    def _ask(self, features: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mask embeddings ``[B, 1, C]``, the image's keys ``[B, N, C]``, and from how alike they
+        are the logits ``[B, N, 1]`` of each token being meant."""
         text = text.to(features.dtype)
         tokens = self.image_norm(features.flatten(2).transpose(1, 2))
         query = self.project(text * math.sqrt(text.shape[1]))[:, None]
@@ -191,11 +237,9 @@ class TextBranch(nn.Module):
             query = block(query, tokens)
         embedding = self.mask_embedding(self.norm(query))
         keys = self.key(tokens)
-        likeness = F.cosine_similarity(keys, embedding, dim=2)[..., None]
-        dense = self.out(torch.cat([keys * embedding, likeness], 2)) + self.everywhere(embedding)
-        said = (text != 0).any(1)[:, None, None]
-        out: Tensor = (dense * said).transpose(1, 2).unflatten(2, size)
-        return out
+        scale, offset = self.likeness
+        cosine = F.cosine_similarity(keys, embedding, dim=2)[..., None]
+        return embedding, keys, scale * cosine + offset
 
     def _pretrained(self) -> PretrainedTower:
         tower, probe = pretrained_tower(self.name), self.get_buffer("probe").float().cpu()
@@ -206,6 +250,12 @@ class TextBranch(nn.Module):
                 "with; put the same file back, or train the branch again."
             )
         return tower
+
+
+def _on_grid(tokens: Tensor, features: Tensor) -> Tensor:
+    """``[B, N, C]`` -> ``[B, C, h, w]`` on the grid of ``features``."""
+    out: Tensor = tokens.transpose(1, 2).unflatten(2, features.shape[-2:])
+    return out
 
 
 def _load_clip(name: str, model: str, weights: str) -> tuple[Any, Any]:
@@ -252,8 +302,8 @@ def _split(name: str) -> tuple[str, str]:
     return model, weights
 
 
-def _in_template(texts: Sequence[str]) -> list[str]:
-    return [TEMPLATE.format(" ".join(text.split())) for text in texts]
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 @cache

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from model.errors import MaskloopError
-from pipeline import cli_models, console
+from pipeline import cli_models, cli_train, console
 
 if TYPE_CHECKING:
     from model.progress import Progress
@@ -29,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_models.app, name="models")
+app.add_typer(cli_train.app, name="train")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 Project = Annotated[

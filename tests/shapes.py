@@ -45,3 +45,57 @@ def write_folder(folder: Path, n: int, splits: list[str] | None = None) -> None:
         entry |= {"mask": f"masks/shape{i}.png", "split": splits[i] if splits else "train"}
         lines.append(json.dumps(entry))
     (folder / "manifest.jsonl").write_text("\n".join(lines))
+
+
+COLOURS = {
+    "red circle": (215, 40, 40),
+    "blue square": (40, 60, 215),
+    "green triangle": (40, 170, 60),
+    "yellow cross": (225, 210, 50),
+}
+
+
+def named_picture(
+    seed: int, size: int = 128
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], dict[int, str]]:
+    """Two or three shapes of ``COLOURS`` on grey noise, each in a quarter of its own, one kind
+    maybe twice: a picture uint8 ``[L, L, 3]``, indices ``[L, L]``, and each index's name."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(90, 140, (size, size, 1), np.uint8).repeat(3, 2)
+    mask = np.zeros((size, size), np.uint8)
+    rows, cols = np.indices((size, size))
+    names: dict[int, str] = {}
+    for index, quarter in enumerate(rng.permutation(4)[: rng.integers(2, 4)].tolist(), start=1):
+        name = str(rng.choice(list(COLOURS)))
+        half = size // 4
+        radius = half * rng.uniform(0.7, 0.95)
+        row, col = (
+            corner * 2 * half + half + rng.uniform(radius - half, half - radius)
+            for corner in divmod(quarter, 2)
+        )
+        down, right = rows - row, cols - col
+        inside = {
+            "red circle": down**2 + right**2 <= radius**2,
+            "blue square": np.maximum(abs(down), abs(right)) <= radius * 0.85,
+            "green triangle": (abs(right) <= (down + radius) / 2) & (abs(down) <= radius),
+            "yellow cross": (np.minimum(abs(down), abs(right)) <= radius / 3)
+            & (np.maximum(abs(down), abs(right)) <= radius),
+        }[name]
+        noise = rng.integers(-25, 25, (int(inside.sum()), 3))
+        image[inside] = np.clip(np.array(COLOURS[name]) + noise, 0, 255).astype(np.uint8)
+        mask[inside], names[index] = index, name
+    return image, mask, names
+
+
+def write_named_folder(folder: Path, seeds: range, split: str = "train", size: int = 128) -> None:
+    """Write named pictures as a folder whose manifest says what the instances are; a second call
+    adds to it."""
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    with (folder / "manifest.jsonl").open("a") as manifest:
+        for seed in seeds:
+            image, mask, names = named_picture(seed, size)
+            Image.fromarray(image).save(folder / f"images/{seed}.png")
+            Image.fromarray(mask, "L").convert("P").save(folder / f"masks/{seed}.png")
+            entry = {"image": f"images/{seed}.png", "mask": f"masks/{seed}.png", "split": split}
+            manifest.write(json.dumps(entry | {"categories": names}) + "\n")
