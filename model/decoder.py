@@ -28,8 +28,26 @@ class PromptEncoder(nn.Module):
         self.proj = nn.Conv2d(3, dim, PATCH, PATCH)
 
     def forward(self, prompt: Tensor) -> Tensor:
+        # Whoever answers clicks multiplies where they are; training, compilers and exports have one
+        # convolution.
+        if torch.is_inference_mode_enabled() and not torch.compiler.is_compiling():
+            return self._touched(prompt)
         out: Tensor = self.proj(prompt)
         return out
+
+    def _touched(self, prompt: Tensor) -> Tensor:
+        """The convolution, from those patches of each channel that anything is drawn in; the others
+        come out as the bias."""
+        touched = F.max_pool2d(prompt.abs(), PATCH) > 0
+        batch, _, rows, cols = touched.shape
+        tiled = prompt[:, :, : rows * PATCH, : cols * PATCH]  # as the convolution, no part of one
+        patches = tiled.unflatten(3, (cols, PATCH)).unflatten(2, (rows, PATCH)).transpose(3, 4)
+        assert self.proj.bias is not None
+        out = self.proj.bias.expand(batch, rows, cols, -1).contiguous()
+        for channel, weight in enumerate(self.proj.weight.unbind(1)):
+            where = touched[:, channel].nonzero(as_tuple=True)
+            out[where] += patches[:, channel][where].flatten(1) @ weight.flatten(1).T
+        return out.permute(0, 3, 1, 2)
 
 
 class Neck(nn.Module):
@@ -123,25 +141,18 @@ class Similarity(nn.Module):
         self.out = nn.Conv2d(5, dim, 1)
 
     def forward(self, features: Tensor, prompt: Tensor) -> Tensor:
-        batch, _, rows, cols = features.shape
+        rows, cols = features.shape[-2:]
         unit = F.normalize(self.query(features).flatten(2).float(), dim=1)  # [B, w, N]
         likeness = unit.transpose(1, 2) @ unit  # [B, N, N]
         weights = F.avg_pool2d(prompt, PATCH).flatten(2).float()  # [B, 3, N]
-        maps = []
-        for channel in (1, 2):
-            weight = weights[:, channel]
-            touched = weight > 0
-            nearest = likeness.masked_fill(~touched[:, None], -1.0).amax(2)
-            mean = (likeness @ weight[..., None])[..., 0] / weight.sum(1, keepdim=True).clamp_min(
-                1e-6
-            )
-            maps += [nearest, mean]
-        previous = weights[:, 0]
-        maps.append(
-            (likeness @ previous[..., None])[..., 0] / previous.sum(1, keepdim=True).clamp_min(1e-6)
-        )
-        stacked = torch.stack(maps, 1).view(batch, 5, rows, cols).to(features.dtype)
-        out: Tensor = self.out(stacked)
+        previous, positive, negative = (
+            weights @ likeness / weights.sum(2, keepdim=True).clamp_min(1e-6)
+        ).unbind(1)
+        nearest = [
+            likeness.masked_fill(weights[:, channel, None] <= 0, -1.0).amax(2) for channel in (1, 2)
+        ]
+        maps = torch.stack([nearest[0], positive, nearest[1], negative, previous], 1)
+        out: Tensor = self.out(maps.unflatten(2, (rows, cols)).to(features.dtype))
         return out
 
 

@@ -27,6 +27,10 @@ from model.vit import ViTEncoder
 
 # Sides of the small network's input divide by this: its coarsest map is at stride 32.
 MULTIPLE = 32
+# Pixels of input decoded at once: one prompt of the released shape, which fills a CPU's cores, or
+# a handful of the small one. Accelerators want more at once, and have memory for it.
+CHUNK = 2**20
+CHUNK_ACCELERATED = 2**24
 
 
 class SegNext(nn.Module):
@@ -79,25 +83,65 @@ class SegNext(nn.Module):
 
     @torch.inference_mode()
     def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Prediction]:
-        """Answer several independent prompts on one encoded image in one pass."""
-        size = self.input_size(embedding.image_size)
-        maps = torch.stack(
-            [prompt_map(p, embedding.image_size, size, self.config.radius) for p in prompts]
-        ).to(self.device)
-        n = len(prompts)
-        features = embedding.features.to(maps)[None].expand(n, -1, -1, -1)
-        skips = tuple(skip.to(maps)[None].expand(n, -1, -1, -1) for skip in embedding.skips)
-        logits = self(features, skips, maps, self.text_vectors(prompts)).float().cpu()
-        return [
-            Prediction(
-                each[0],
-                size,
-                embedding.image_size,
-                self.config.threshold,
-                confidence=self.config.confidence,
-            )
-            for each in logits
+        """Answer independent prompts on one encoded image; any number of them, in bounded memory.
+
+        Raises:
+            PromptError, CheckpointError: as ``decode``.
+        """
+        return self.decode_batch([embedding] * len(prompts), prompts)
+
+    @torch.inference_mode()
+    def decode_batch(
+        self, embeddings: Sequence[Embedding], prompts: Sequence[Prompt]
+    ) -> list[Prediction]:
+        """Answer each prompt on the embedding at its place, as ``decode`` would, several at once
+        where the network's input has the same size.
+
+        Raises:
+            PromptError, CheckpointError: as ``decode``.
+        """
+        alike: dict[tuple[int, int], list[int]] = {}
+        for index, embedding in enumerate(embeddings):
+            alike.setdefault(self.input_size(embedding.image_size), []).append(index)
+        answers: dict[int, Prediction] = {}
+        pixels = CHUNK if self.device.type == "cpu" else CHUNK_ACCELERATED
+        for size, members in alike.items():
+            step = max(pixels // (size[0] * size[1]), 1)
+            for start in range(0, len(members), step):
+                some = members[start : start + step]
+                logits = self._logits(
+                    [embeddings[index] for index in some], [prompts[index] for index in some], size
+                )
+                for index, each in zip(some, logits, strict=True):
+                    answers[index] = Prediction(
+                        each[0],
+                        size,
+                        embeddings[index].image_size,
+                        self.config.threshold,
+                        confidence=self.config.confidence,
+                    )
+        return [answers[index] for index in range(len(prompts))]
+
+    def _logits(
+        self, embeddings: Sequence[Embedding], prompts: Sequence[Prompt], size: tuple[int, int]
+    ) -> Tensor:
+        """Logits ``[B, 1, h, w]`` in float32 on the CPU, of pairs of one input size."""
+        maps = [
+            prompt_map(prompt, embedding.image_size, size, self.config.radius)
+            for embedding, prompt in zip(embeddings, prompts, strict=True)
         ]
+        # One image's half of the work is done once, however many prompts there are.
+        distinct = embeddings[:1] if len(set(map(id, embeddings))) == 1 else embeddings
+        levels = zip(*((each.features, *each.skips) for each in distinct), strict=True)
+        features, *skips = (
+            torch.stack([each.to(self.device, torch.float32) for each in level]).contiguous(
+                memory_format=torch.channels_last
+            )
+            for level in levels
+        )
+        shown = torch.stack(maps).to(self.device)
+        logits: Tensor = self(features, tuple(skips), shown, self.text_vectors(prompts))
+        return logits.float().cpu()
 
     # --- for whoever trains ---
 
@@ -111,8 +155,8 @@ class SegNext(nn.Module):
         """Decode a batch.
 
         Args:
-            features: ``[B, C, H/16, W/16]``.
-            skips: the encoder's finer maps, batched; empty for the ViT.
+            features: ``[B, C, H/16, W/16]``; or ``[1, C, H/16, W/16]``, for prompts on one image.
+            skips: the encoder's finer maps, batched likewise; empty for the ViT.
             prompt: ``[B, 3, H, W]`` in [0, 1].
             text: ``text_vectors`` of the prompts, ``[B, text_dim]``; None: nothing was said.
 
@@ -123,7 +167,7 @@ class SegNext(nn.Module):
         if self.similarity is not None:
             fused = fused + self.similarity(features, prompt)
         if self.text_branch is not None and text is not None:
-            fused = fused + self.text_branch(features, text)
+            fused = fused + self.text_branch(features.expand(len(text), -1, -1, -1), text)
         maps = self.neck(self.fusion_blocks(fused))
         if self.detail is None:
             out: Tensor = self.head(maps)

@@ -9,8 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from model import segnext
 from model.config import SMALL, SegNextConfig
-from model.decoder import Head
+from model.decoder import Head, PromptEncoder
 from model.embedding import Embedding
 from model.errors import CheckpointError, ImageError, PromptError
 from model.prompts import Box, Click, Prompt
@@ -60,6 +61,51 @@ def test_prompts_do_not_see_each_other(model):
     assert not np.allclose(together[0].full(), together[1].full(), atol=1e-6)
     with pytest.raises(PromptError):
         model.decode(embedding, Prompt())
+
+
+def test_any_number_of_pairs_is_answered_as_one_by_one(model, monkeypatch):
+    embeddings = [model.encode(_image(*size)) for size in ((40, 60), (60, 40), (64, 64), (40, 60))]
+    random = np.random.default_rng(0)
+    pairs = []
+    for number in random.integers(0, 4, 11).tolist():
+        click = Click(*random.uniform(0, 40, 2), bool(random.random() < 0.7))
+        mask = random.random((8, 8), np.float32) if random.random() < 0.5 else None
+        pairs.append((embeddings[number], Prompt((click,), mask=mask)))
+    monkeypatch.setattr(segnext, "CHUNK", 3 * 64 * 64)
+    together = model.decode_batch(*zip(*pairs, strict=True))
+    for (embedding, prompt), answer in zip(pairs, together, strict=True):
+        alone = model.decode(embedding, prompt)
+        assert answer.image_size == embedding.image_size
+        torch.testing.assert_close(answer.logits, alone.logits, atol=1e-5, rtol=1e-5)
+    assert model.decode_batch([], []) == model.decode_many(embeddings[0], []) == []
+
+
+def test_only_so_many_prompts_are_decoded_at_once(model, monkeypatch):
+    embedding = model.encode(_image(64, 64))
+    seen = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append([len(t) for t in inputs[::2]]))
+    monkeypatch.setattr(segnext, "CHUNK", 4 * 64 * 64)
+    try:
+        assert len(model.decode_many(embedding, [Prompt((Click(9, 9),))] * 10)) == 10
+    finally:
+        model._forward_pre_hooks.clear()
+    assert seen == [[1, 4], [1, 4], [1, 2]]  # the image once, however many prompts
+
+
+def test_patches_without_a_mark_are_the_convolution_s_bias():
+    torch.manual_seed(0)
+    encoder = PromptEncoder(24)
+    maps = torch.zeros(3, 3, 70, 96)  # patches leave six rows over
+    maps[0, 1, 5:20, 30] = 1
+    maps[1, 0] = torch.rand(70, 96)
+    maps[1, 2, 63, 95] = 0.25
+    with torch.no_grad():
+        plain = encoder(maps)
+    with torch.inference_mode():
+        sparse = encoder(maps)
+    torch.testing.assert_close(sparse, plain)
+    assert torch.equal(sparse[2, :, 0, 0], encoder.proj.bias)
+    assert encoder(maps).requires_grad  # training has the convolution
 
 
 @pytest.mark.parametrize(
