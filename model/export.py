@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.block import Block
 from model.errors import ExportError
 from model.export_check import Agreement, compare
 from model.export_decoder import PromptDecoder
@@ -70,14 +71,12 @@ def export(model: SegNext, folder: Path) -> Exported:
             f"Exporting needs {' and '.join(missing)}; install with `pip install "
             "'maskloop[export]'`."
         )
-    plain = copy.deepcopy(model).cpu().float().eval()
-    plain.text_branch = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
             encoder, decoder = Path(scratch) / ENCODER, Path(scratch) / DECODER
-            _write_both(plain, encoder, decoder)
-            agreement = compare(plain, encoder, decoder)
+            _write_both(_plain(model), encoder, decoder)
+            agreement = compare(_plain(model), encoder, decoder)
             for made in (encoder, decoder):
                 os.replace(made, folder / made.name)
     except OSError as error:
@@ -85,6 +84,19 @@ def export(model: SegNext, folder: Path) -> Exported:
             f"{folder} cannot be written ({error.strerror}); give another folder."
         ) from None
     return Exported(folder / ENCODER, folder / DECODER, agreement)
+
+
+def _plain(model: SegNext) -> SegNext:
+    """A copy in full precision, without words."""
+    plain = copy.deepcopy(model).cpu().float().eval()
+    plain.text_branch = None
+    for block in _blocks(plain):
+        block.lower(torch.float32)
+    return plain
+
+
+def _blocks(model: SegNext) -> list[Block]:
+    return [module for module in model.modules() if isinstance(module, Block)]
 
 
 class ImageEncoder(nn.Module):
@@ -106,8 +118,31 @@ class ImageEncoder(nn.Module):
         return features, *skips
 
 
+class HeadByHead(nn.Module):
+    """timm's attention, one head after the other: runtimes without fused attention keep the
+    tokens' products of one head at a time, not of all (at 4096 tokens 67 MB each)."""
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.qkv, self.proj = attention.qkv, attention.proj
+        self.heads, self.scale = attention.num_heads, attention.scale
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        parts = self.qkv(tokens).chunk(3 * self.heads, 2)
+        n = self.heads
+        queries, keys, values = parts[:n], parts[n : 2 * n], parts[2 * n :]
+        answers = [
+            (q * self.scale @ k.transpose(1, 2)).softmax(2) @ v
+            for q, k, v in zip(queries, keys, values, strict=True)
+        ]
+        out: Tensor = self.proj(torch.cat(answers, 2))
+        return out
+
+
 @torch.no_grad()
 def _write_both(model: SegNext, encoder: Path, decoder: Path) -> None:
+    for block in _blocks(model):
+        block.attn = HeadByHead(block.attn)
     small = model.config.encoder == "mobilenetv2"
     height, width = (4 * MULTIPLE, 3 * MULTIPLE) if small else (model.config.size,) * 2
     network = ImageEncoder(model)

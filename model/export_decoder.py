@@ -61,7 +61,6 @@ class PromptDecoder(nn.Module):
             ``masks`` bool ``[N, 1, height, width]``, ``low_res_masks`` ``[N, 1, 4h, 4w]`` (the
             network's logits).
         """
-        n = point_coords.shape[0]
         size = (image_embeddings.shape[2] * PATCH, image_embeddings.shape[3] * PATCH)
         sides = torch._shape_as_tensor(image_embeddings)[2:] * PATCH
         # Not ``sigmoid``: ONNX Runtime's is never quite 0, and the network asks what is above 0.
@@ -70,8 +69,8 @@ class PromptDecoder(nn.Module):
         drawn = F.interpolate(regions, size, mode="bilinear", align_corners=False)
         marks = self.draw(point_coords, point_labels, size, sides, orig_im_size)
         logits = self.model(
-            image_embeddings.expand(n, -1, -1, -1),
-            tuple(skip.expand(n, -1, -1, -1) for skip in skips),
+            image_embeddings,
+            tuple(skips),
             torch.cat([previous, torch.maximum(marks, drawn)], 1),
         )
         image_size = orig_im_size.long()
