@@ -41,7 +41,7 @@ PROMPTS = {  # the decoder's inputs beside the image's, with the names of the si
     "orig_im_size": {},
 }
 ANSWERS = {
-    "masks": {0: "prompts", 2: "image_height", 3: "image_width"},
+    "masks": {0: "prompts", 1: "image_height", 2: "image_width"},
     "low_res_masks": {0: "prompts", 2: "height_4", 3: "width_4"},
 }
 

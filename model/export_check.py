@@ -70,7 +70,7 @@ class Files:
         rows, cols = maps["image_embeddings"].shape[2:]
         inputs = maps | request(prompts, image_size, (rows * PATCH, cols * PATCH))
         masks, logits = self._decoder.run(["masks", "low_res_masks"], inputs)
-        return masks[:, 0], logits[:, 0]
+        return masks, logits[:, 0]
 
 
 def request(

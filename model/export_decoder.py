@@ -58,7 +58,7 @@ class PromptDecoder(nn.Module):
             orig_im_size: ``[2]``, height and width of the original image.
 
         Returns:
-            ``masks`` bool ``[N, 1, height, width]``, ``low_res_masks`` ``[N, 1, 4h, 4w]`` (the
+            ``masks`` bool ``[N, height, width]``, ``low_res_masks`` ``[N, 1, 4h, 4w]`` (the
             network's logits).
         """
         size = (image_embeddings.shape[2] * PATCH, image_embeddings.shape[3] * PATCH)
@@ -76,7 +76,7 @@ class PromptDecoder(nn.Module):
         image_size = orig_im_size.long()
         full = restore_size(logits, size, (image_size[0], image_size[1]))  # type: ignore[arg-type]
         # Against the threshold's own logit: no pass over every pixel for its probability.
-        masks = full > math.log(self.threshold / (1 - self.threshold))
+        masks = full[:, 0] > math.log(self.threshold / (1 - self.threshold))
         return masks, logits
 
     def draw(
