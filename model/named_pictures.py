@@ -1,6 +1,6 @@
 """Pictures whose objects have names, and what a training of words draws from them.
 
-A word means all objects of its name in the picture. One drawing in four is a word for nothing in
+A word means all objects of its name in the picture. Three drawings in ten are words for nothing in
 it, of the set or of the dictionary, and nothing is meant. A part of the words come with a click or
 another mark.
 """
@@ -27,7 +27,7 @@ from model.prompts import Prompt
 from model.segnext import SegNext
 from model.text import dictionary
 
-ABSENT_SHARE = 0.25  # of drawings whose word names nothing in the picture
+ABSENT_SHARE = 0.3  # of drawings whose word names nothing in the picture
 MARKED_SHARE = 0.3  # of words that come with a click, a box or another mark
 SILENT_SHARE = (
     0.3  # of drawings without a word, where the decoder learns along: it must not unlearn
@@ -126,10 +126,12 @@ class Words:
         self.strangers = [word for word in dictionary() if word not in parts]
 
     def absent(self, present: Sequence[str], rng: np.random.Generator) -> str:
-        """A name of the set that the picture has nothing of, or as often any other word."""
+        """A name of the set that the picture has nothing of, or as often other words."""
         others = [name for name in self.names if name not in present]
-        pool = others if others and rng.random() < 0.5 else self.strangers
-        return pool[int(rng.integers(len(pool)))]
+        if others and rng.random() < 0.5:
+            return others[int(rng.integers(len(others)))]
+        chosen = rng.integers(len(self.strangers), size=int(rng.integers(1, 4)))
+        return " ".join(self.strangers[i] for i in chosen)
 
 
 @dataclass(frozen=True, eq=False)

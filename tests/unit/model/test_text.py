@@ -1,13 +1,7 @@
-"""Words as a prompt: vectors, the branch that asks the image, and pretrained towers by file.
-
-The pretrained towers here are tiny CLIP models with random weights, made and saved by open_clip
-itself: the way they are found, read and checked is the same as for the large ones.
-"""
+"""Words as a prompt: vectors, the branch that asks the image, and pretrained towers by file."""
 
 from __future__ import annotations
 
-import json
-import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,20 +10,15 @@ import pytest
 import torch
 
 from model.checkpoints import load, save
-from model.compat import ensure_torchvision
 from model.config import SMALL, SegNextConfig
 from model.errors import CheckpointError, PromptError
 from model.prompts import Click, Prompt, check_prompt
 from model.segnext import SegNext
-from model.text import TextBranch, pretrained_tower, tower_dim
+from model.text import TextBranch, dictionary, pretrained_tower, tower_dim
+from tests.clip import make_clip
 
 TINY = replace(SMALL, size=96, dim=32, depth=1, heads=2, fusion_heads=2, neck=(8, 8, 8, 8), head=8)
 WORDS = replace(TINY, text_tower="small", text_dim=16, text_depth=1)
-CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
-    "text_cfg": {"context_length": 24, "width": 16, "heads": 2, "layers": 1},
-}
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +36,8 @@ def model() -> SegNext:
 
 
 @pytest.fixture
-def clip_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Path:
-    """Weights of a CLIP model that open_clip knows as tiny-clip."""
-    ensure_torchvision()
-    import open_clip
-
-    (tmp_path / "tiny-clip.json").write_text(json.dumps(CLIP))
-    open_clip.add_model_config(tmp_path / "tiny-clip.json")
-    with caplog.at_level(logging.ERROR):  # it warns of random weights, which are wanted here
-        clip = open_clip.create_model("tiny-clip")
-    torch.save(clip.state_dict(), tmp_path / "clip.pt")
-    return tmp_path / "clip.pt"
+def clip_file(tmp_path: Path) -> Path:
+    return make_clip(tmp_path)
 
 
 def test_texts_become_unit_vectors_and_silence_becomes_zeros(model):
@@ -67,6 +47,12 @@ def test_texts_become_unit_vectors_and_silence_becomes_zeros(model):
     assert torch.equal(vectors[0], vectors[3]) and not torch.allclose(vectors[0], vectors[2])
     long = model.text_branch.vectors(["words " * 33, "{}{0}%s \N{GRINNING FACE}"])
     assert torch.isfinite(long).all()
+
+
+def test_the_dictionary_holds_words_and_nothing_else():
+    words = dictionary()
+    assert len(words) > 20_000 and {"horse", "triangle", "paint"} <= set(words)
+    assert all(word.isalpha() and word.islower() for word in words)
 
 
 def test_text_moves_the_masks_of_prompts_that_have_it_and_of_no_other(model, image):
