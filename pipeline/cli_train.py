@@ -83,7 +83,7 @@ def text(
     console.print_pairs(report | {"names": ", ".join(report["names"])})
     console.print_pairs({f"checked {key}".replace("_", " "): v for key, v in checked.items()})
     console.stdout.print(
-        f"`maskloop models add {out}` takes it in; then `maskloop models promote` lets it serve.",
+        f"`maskloop models add {out}` takes it in, and says how it may serve.",
         markup=False,
         soft_wrap=True,
     )
