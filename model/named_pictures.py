@@ -118,17 +118,24 @@ def encode_pictures(
 
 
 class Words:
-    """The names of a set, and words that name nothing in a picture."""
+    """The names of a set, and words that name nothing in a picture.
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = names
+    Attributes:
+        names: all of the set.
+        closed: whatever is no name of the set shall mean nothing. That is all the small tower can
+            know. A CLIP tower knows what words it never met are like, and must not unlearn it.
+    """
+
+    def __init__(self, names: Sequence[str], closed: bool) -> None:
+        self.names, self.closed = names, closed
         parts = {part for name in names for part in name.lower().split()}
         self.strangers = [word for word in dictionary() if word not in parts]
 
     def absent(self, present: Sequence[str], rng: np.random.Generator) -> str:
-        """A name of the set that the picture has nothing of, or as often other words."""
+        """A name of the set that the picture has nothing of; where the set is closed or has no such
+        name, other words too."""
         others = [name for name in self.names if name not in present]
-        if others and rng.random() < 0.5:
+        if others and (not self.closed or rng.random() < 0.5):
             return others[int(rng.integers(len(others)))]
         chosen = rng.integers(len(self.strangers), size=int(rng.integers(1, 4)))
         return " ".join(self.strangers[i] for i in chosen)

@@ -91,7 +91,7 @@ def train_text(
     run = _identity(base, pictures, config)
     start = _resume(state, run, model, average, optimizer)
     model.train(config.decoder > 0)
-    words = Words(vocabulary)
+    words = Words(vocabulary, closed=config.tower == "small")
     learned = [each for group in parameters for each in group["params"]]
     pairs = [
         (slow, fast)

@@ -240,7 +240,7 @@ def test_a_word_means_all_its_objects_and_unnamed_ones_do_not_count(base, indice
     _, masks, known = pictures[0].load()
     assert np.array_equal(masks["cat"], np.isin(indices, [1, 2]))
     assert np.array_equal(known, np.isin(indices, [0, 1, 2]))
-    words, rng = Words(["cat", "dog"]), np.random.default_rng(0)
+    words, rng = Words(["cat", "dog"], closed=True), np.random.default_rng(0)
     drawn = [draw(base, pictures[0], words, False, rng) for _ in range(200)]
     said = [each.prompt.text for each in drawn]
     for each in drawn:
@@ -250,6 +250,9 @@ def test_a_word_means_all_its_objects_and_unnamed_ones_do_not_count(base, indice
     assert "dog" in said and len(set(said)) > 10  # also words that the set does not know
     assert sum(each.prompt.has_marks or each.prompt.mask is not None for each in drawn) > 20
     assert None in [draw(base, pictures[0], words, True, rng).prompt.text for _ in range(50)]
+    open_words = Words(["cat", "dog"], closed=False)
+    said = [draw(base, pictures[0], open_words, False, rng).prompt.text for _ in range(50)]
+    assert set(said) == {"cat", "dog"}  # any other word may still mean something
     nothing = [draw(base, pictures[1], words, True, rng) for _ in range(20)]
     assert not any(each.target.any() for each in nothing)
 
