@@ -26,14 +26,16 @@ from model.segnext import SegNext
 Size = tuple[int, int]
 
 # Chosen on the training sets' validation split; see docs/second-look.md.
-MARGIN = 3.0  # side of a window in extents of what it is for: the network needs surroundings
-LEAST_ZOOM = 1.5  # below it a window shows hardly more than the whole image
+MARGIN = 1.5  # side of a window in extents of what it is for: the network needs surroundings
+LEAST_ZOOM = 1.3  # below it a window shows hardly more than what was seen before
 MOST_LOOKS = 3  # at one prompt, each closer than the last
+MOST_GROWTH = 1.5  # of the area, from one look to the next
+FINE = 96  # cells a side of a mask cut to a window: of fewer, those at its edges would blur
 LEAST_SIDE = 48  # pixels of the smallest window
 # Sides grow by this factor and places lie on a grid of the side / ``SNAP``, so that the next click
 # on the same object mostly finds the same window, which is encoded already.
-STEP = 2.0
-SNAP = 4
+STEP = 2**0.5
+SNAP = 8
 
 
 def is_quick(model: SegNext) -> bool:
@@ -64,45 +66,51 @@ def answer(
     check_prompt(prompt)
     decode = decode or model.decode
     size = whole.image_size
-    found = None
-    window = find_window(model, prompt, size)
+    found, told = None, prompt
+    window = find_window(model, told, size)
     if window is None:
         found = decode(whole, prompt)
-        window = find_window(model, prompt, size, found)
+        told = replace(prompt, mask=found.probability)
+        window = find_window(model, told, size)
     for _ in range(MOST_LOOKS):
         if window is None:
             break
-        closer = decode(crop(window), in_window(prompt, size, window))
-        if closer.score == 0:  # nothing there
+        # Clicks leave open how much of the object is meant, and the more so the closer one looks.
+        # So what was found goes along to say it, and an answer that grows beyond it has lost it.
+        closer = decode(crop(window), in_window(told, size, window))
+        closer = replace(closer, image_size=size, window=window)
+        shown = closer.probability
+        area, before = (_share(model, mask) for mask in (shown, told.mask))
+        if not area or (found is not None and area > MOST_GROWTH * before):
             break
-        found = replace(closer, image_size=size, window=window)
-        window = find_window(model, prompt, size, found)
+        found, told = closer, replace(prompt, mask=shown)
+        window = find_window(model, told, size, seen=window)
     return found or decode(whole, prompt)
 
 
 def find_window(
-    model: SegNext, prompt: Prompt, image_size: Size, found: Prediction | None = None
+    model: SegNext, prompt: Prompt, image_size: Size, seen: Window | None = None
 ) -> Window | None:
     """The part of the image to look at next; None when what was seen shows as much.
 
     Args:
         model: says how large the image and the window would be at the network's input.
-        prompt: all its marks will lie inside the window, and what its mask shows.
+        prompt: all its marks will lie inside the window, and what its mask shows of the object.
+            Without a mask, clicks and scribbles alone give no window: they do not say how large
+            the object is.
         image_size: (height, width) of the image.
-        found: the answer so far, which then stands for the prompt's mask. Without it, clicks and
-            scribbles alone give no window: they do not say how large the object is.
+        seen: the window that was looked at; None: the whole image.
     """
-    shown = found.probability if found is not None else prompt.mask
-    if shown is None and not (prompt.boxes or prompt.polygons):
-        return None
     points = _points(prompt)
-    if shown is not None:
-        mask = _parts_meant(shown > model.config.threshold, prompt, image_size)
+    if prompt.mask is not None:
+        mask = _parts_meant(prompt.mask > model.config.threshold, prompt, image_size)
         points += _corners(mask, image_size)
+    elif not (prompt.boxes or prompt.polygons):
+        return None
     if not points:
         return None
     window = _window_around(points, image_size)
-    seen = Window(0, 0, *image_size) if found is None or found.window is None else found.window
+    seen = seen or Window(0, 0, *image_size)
     return window if _zoom(model, seen, window) >= LEAST_ZOOM else None
 
 
@@ -160,6 +168,11 @@ class Looker:
             return sight.windows[window]
 
         return answer(self.model, prompt, sight.whole, crop)
+
+
+def _share(model: SegNext, mask: npt.NDArray[np.float32] | None) -> float:
+    """Of the image, that a mask of any resolution shows."""
+    return 0.0 if mask is None else float((mask > model.config.threshold).mean())
 
 
 def _points(prompt: Prompt) -> list[Point]:
@@ -226,10 +239,10 @@ def _zoom(model: SegNext, seen: Window, window: Window) -> float:
 def _cut(
     mask: npt.NDArray[np.float32], image_size: Size, window: Window
 ) -> npt.NDArray[np.float32]:
-    """The window's part of a mask over the whole image, about as fine as it was there."""
+    """The window's part of a mask over the whole image, as fine as it was there or finer."""
     scales = [cells / side for cells, side in zip(mask.shape, image_size, strict=True)]
     height, width = (
-        max(math.ceil(side * scale), 1) for side, scale in zip(window.size, scales, strict=True)
+        max(math.ceil(side * scale), FINE) for side, scale in zip(window.size, scales, strict=True)
     )
     down, across = window.size[0] * scales[0] / height, window.size[1] * scales[1] / width
     # Where in the mask each cell of the cut has its centre; OpenCV counts from cells' centres.

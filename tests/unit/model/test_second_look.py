@@ -134,7 +134,7 @@ def test_what_follows_finds_the_same_window(model):
 
 
 def test_a_prompt_in_the_window_is_the_windows_part_of_the_prompt():
-    window = Window(90, 180, 154, 244)
+    window = Window(90, 180, 186, 276)
     prompt = Prompt(
         clicks=(Click(100, 190), Click(150.4, 240.7, positive=False)),
         boxes=(Box(110, 170, 130, 230),),
@@ -145,7 +145,7 @@ def test_a_prompt_in_the_window_is_the_windows_part_of_the_prompt():
     )
     whole = prompt_map(prompt, SIZE, SIZE, 5)
     part = prompt_map(in_window(prompt, SIZE, window), window.size, window.size, 5)
-    torch.testing.assert_close(part, whole[:, 90:154, 180:244], atol=1e-6, rtol=0)
+    torch.testing.assert_close(part, whole[:, 90:186, 180:276], atol=1e-6, rtol=0)
     assert in_window(prompt, SIZE, window).text == "a cup"
 
 
@@ -188,12 +188,14 @@ class Scripted:
     def __init__(self, model: SegNext, *rows: tuple[int, int]) -> None:
         self.model, self.rows = model, list(rows)
         self.asked: list[tuple[int, int]] = []
+        self.told: list[Prompt] = []
 
     def crop(self, window: Window) -> Embedding:
         return Embedding(torch.zeros(1, 1, 1), (), window.size)
 
     def decode(self, embedding: Embedding, prompt: Prompt) -> Prediction:
         self.asked.append(embedding.image_size)
+        self.told.append(prompt)
         first, last = self.rows.pop(0)
         size = self.model.input_size(embedding.image_size)
         logits = torch.full((size[0] // 4, size[1] // 4), -8.0)
@@ -206,13 +208,32 @@ class Scripted:
 
 
 def test_looks_come_closer_until_the_object_is_large(model):
-    play = Scripted(model, (4, 6), (9, 10), (4, 12), (4, 6))
+    play = Scripted(model, (4, 6), (8, 9), (4, 12))
     found = play.answer(Prompt((Click(1250, 1250),)), (4000, 4000))
     sides = [side for side, _ in play.asked]
     assert sides[0] == 4000 and len(sides) == 3
     assert all(a >= LEAST_ZOOM * b for a, b in zip(sides, sides[1:], strict=False))
     assert found.window is not None and found.window.size == play.asked[-1]
     assert found.image_size == found.mask().shape == (4000, 4000)
+
+
+def test_a_closer_answer_that_grows_is_not_believed(model):
+    """Close up a click may as well mean what the object lies on."""
+    play = Scripted(model, (6, 7), (1, 15))
+    found = play.answer(Prompt((Click(170, 170),)), (400, 400))
+    assert found.window is None and len(play.asked) == 2
+    play = Scripted(model, (1, 15))  # a box says how large the object may be
+    assert play.answer(Prompt(boxes=(SMALL_BOX,)), (400, 400)).window is not None
+
+
+def test_what_was_found_goes_along_to_the_window_but_not_into_a_box(model):
+    play = Scripted(model, (6, 7), (4, 12))
+    play.answer(Prompt((Click(170, 170),)), (400, 400))
+    first, second = play.told
+    assert first.mask is None and second.mask is not None and second.mask.max() > 0.9
+    play = Scripted(model, (4, 12))
+    play.answer(Prompt(boxes=(SMALL_BOX,)), (400, 400))
+    assert play.told[0].mask is None
 
 
 def test_a_large_object_is_looked_at_once(model):
