@@ -2,9 +2,9 @@
 
 Every image of a folder (``manifest.jsonl``, ``images/``, ``masks/``) is proposed for, and each
 proposal compared with each instance at the original size. Recall is the share of instances that
-some proposal meets with an IoU of 0.5 (``AR50``) or 0.75; ``right`` is the share of proposals that
-meet an instance, a lower bound where a set leaves objects unlabelled; ``double`` is the share that
-meet one which another meets better.
+some proposal meets with an IoU of 0.5 (``AR50``) or 0.75; large ones are 2 % of the image or more.
+``right`` is the share of proposals that meet an instance, a lower bound where a set leaves objects
+unlabelled; ``double`` is the share that meet one which another meets better.
 """
 
 from __future__ import annotations
@@ -28,12 +28,21 @@ from model.datasets import IGNORE, MaskItem, read_folder
 from model.proposals import ProposalConfig, propose
 from model.segnext import SegNext
 
+LARGE = 0.02  # of an image's pixels
+
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What was proposed on one image: IoU of each proposal with each instance, float [P, N]."""
+    """What was proposed on one image.
+
+    Attributes:
+        iou: of each proposal with each instance, float [P, N].
+        areas: of each instance, as a share of the image, float [N].
+        seconds: it took, without encoding the image.
+    """
 
     iou: npt.NDArray[np.float64]
+    areas: npt.NDArray[np.float64]
     seconds: float
 
 
@@ -51,12 +60,13 @@ def look_at(model: SegNext, item: MaskItem, config: ProposalConfig) -> Found:
         mask = (proposal.prediction.mask() & known).ravel()
         common = np.count_nonzero(instances & mask, axis=1)
         row[:] = common / (mask.sum() + instances.sum(1) - common)
-    return Found(iou, seconds)
+    return Found(iou, instances.mean(1), seconds)
 
 
 def summarize(found: list[Found]) -> dict[str, float]:
     """The figures of some images that hold an instance each."""
     best = np.concatenate([each.iou.max(0, initial=0) for each in found])  # of each instance
+    large = np.concatenate([each.areas for each in found]) >= LARGE
     meets = [each.iou.max(1, initial=0) >= 0.5 for each in found]  # of each proposal
     met = [len(set(each.iou.argmax(1)[hit])) for each, hit in zip(found, meets, strict=True)]
     proposals = sum(len(hit) for hit in meets)
@@ -66,6 +76,7 @@ def summarize(found: list[Found]) -> dict[str, float]:
         "instances": len(best),
         "proposals per image": proposals / len(found),
         "AR50": float((best >= 0.5).mean()),
+        "AR50 of large ones": float((best[large] >= 0.5).mean()) if large.any() else 0.0,
         "AR75": float((best >= 0.75).mean()),
         "right": right / max(proposals, 1),
         "double": (right - sum(met)) / max(proposals, 1),

@@ -27,7 +27,6 @@ from model.segnext import SegNext
 Mask = npt.NDArray[np.bool_]
 
 BATCH = 32  # clicks between two reports of how far it is; bounds memory too
-ISLAND_SHARE = 0.3  # of the part that was clicked on; a smaller part apart from it is noise
 OUTSIDE = -10.0  # the logit of a part that was taken out
 
 
@@ -46,8 +45,8 @@ class ProposalConfig:
     """
 
     grid: int = 16
-    offset: float = 0.5
-    min_stability: float = 0.35
+    offset: float = 1.0
+    min_stability: float = 0.15
     min_area: float = 0.005
     max_area: float = 0.8
     max_iou: float = 0.5
@@ -69,8 +68,8 @@ class Proposal:
     """One object that the network found.
 
     Attributes:
-        prediction: the answer without islands, at stride 4; its ``mask()`` is bool ``[H, W]`` at
-            the original size, made when asked for, so that many proposals take little memory.
+        prediction: the part of the answer that was clicked on, at stride 4; its ``mask()``, bool
+            ``[H, W]``, is made when asked for, so that many proposals take little memory.
         click: what it answers; its cell is in the mask.
         stability: in [0, 1], above 0; how alike the masks at two thresholds are.
         area: share of the image in (0, 1].
@@ -130,8 +129,8 @@ def _judge(click: Click, answer: Prediction, config: ProposalConfig) -> Proposal
     logits = answer.logits.numpy()
     cut = _cut(answer)
     mask = logits > cut
-    part = _without_islands(mask, _cell(click, answer))
-    if part is None or not config.min_area <= part.mean() <= config.max_area or _is_ground(part):
+    part = _part_at(mask, _cell(click, answer))
+    if not config.min_area <= part.mean() <= config.max_area or _is_ground(part):
         return None
     trimmed = np.where(mask & ~part, np.float32(OUTSIDE), logits)
     narrow = np.count_nonzero(trimmed > cut + config.offset)
@@ -155,15 +154,12 @@ def _cell(click: Click, answer: Prediction) -> tuple[int, int]:
     return min(row, height - 1), min(col, width - 1)
 
 
-def _without_islands(mask: Mask, cell: tuple[int, int]) -> Mask | None:
-    """The connected part around a cell, and those others that are not small beside it."""
+def _part_at(mask: Mask, cell: tuple[int, int]) -> Mask:
+    """The connected part of a mask around a cell; empty when the cell is outside the mask."""
     if not mask[cell]:
-        return None
-    _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-    areas = stats[:, cv2.CC_STAT_AREA]
-    keep = areas >= ISLAND_SHARE * areas[parts[cell]]
-    keep[0] = False  # part 0 is the outside of the mask
-    return np.asarray(keep[parts], np.bool_)
+        return np.zeros_like(mask)
+    parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)[1]
+    return np.asarray(parts == parts[cell], np.bool_)
 
 
 def _is_ground(mask: Mask) -> bool:

@@ -15,11 +15,13 @@ from tests.shapes import write_folder
 
 def test_figures_of_made_up_overlaps() -> None:
     # Two proposals on the first instance, one on the second, one on nothing; the third is missed.
-    first = Found(np.array([[0.8, 0, 0], [0.6, 0, 0], [0, 0.5, 0], [0.1, 0, 0.4]]), seconds=2)
-    nothing = Found(np.zeros((0, 1)), seconds=4)
+    overlaps = np.array([[0.8, 0, 0], [0.6, 0, 0], [0, 0.5, 0], [0.1, 0, 0.4]])
+    first = Found(overlaps, np.array([0.5, 0.01, 0.1]), seconds=2)
+    nothing = Found(np.zeros((0, 1)), np.array([0.3]), seconds=4)
     table = summarize([first, nothing])
     assert (table["images"], table["instances"], table["proposals per image"]) == (2, 4, 2)
     assert (table["AR50"], table["AR75"]) == (0.5, 0.25)
+    assert table["AR50 of large ones"] == pytest.approx(1 / 3)
     assert (table["right"], table["double"]) == (0.75, 0.25)
     assert table["mean IoU of those met"] == pytest.approx(0.65)
     assert table["seconds per image"] == 3

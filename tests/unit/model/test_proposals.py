@@ -22,13 +22,13 @@ GRID = 6
 
 
 def four_objects() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """A picture of a disk, two boxes and an ellipse on dark ground, and their indices 1 to 4."""
+    """A picture of a disk, two ellipses and a box on dark ground, and their indices 1 to 4."""
     rng = np.random.default_rng(0)
     image = rng.integers(20, 50, (*SIZE, 3))
     indices = np.zeros(SIZE, np.uint8)
     rows, cols = np.indices(SIZE)
     indices[(rows - 60) ** 2 + (cols - 70) ** 2 < 40**2] = 1
-    indices[30:100, 190:280] = 2
+    indices[(rows - 60) ** 2 / 28**2 + (cols - 235) ** 2 / 45**2 < 1] = 2
     indices[140:215, 40:110] = 3
     indices[(rows - 175) ** 2 / 35**2 + (cols - 220) ** 2 / 60**2 < 1] = 4
     for index, colour in enumerate(COLOURS, start=1):
