@@ -29,6 +29,8 @@ class Rectangle:
     y: float
     width: float
     height: float
+    columns: int  # of the image, in its own pixels
+    rows: int
 
 
 class LabelStudioPage:
@@ -166,13 +168,14 @@ class LabelStudioPage:
         return answer
 
     def _on_screen(self, column: float, row: float) -> tuple[float, float]:
-        at, size = self._image(LOAD_MS), self.page.evaluate(_NATURAL_SIZE)
-        return at.x + column / size[0] * at.width, at.y + row / size[1] * at.height
+        at = self._image(LOAD_MS)
+        return at.x + column / at.columns * at.width, at.y + row / at.rows * at.height
 
     def _image(self, timeout: float) -> Rectangle:
         """Where the image is, once it has come to rest: panels that open and close move it."""
-        self.page.wait_for_function(_AT_REST, timeout=timeout)
-        return Rectangle(**self.page.evaluate(_PLACE))
+        # In one go: a page that fills an annotation from a prediction draws the image anew.
+        place = self.page.wait_for_function(_AT_REST, timeout=timeout)
+        return Rectangle(**place.json_value())
 
     def _frame(self) -> None:
         """Let the page draw what it has to draw."""
@@ -185,14 +188,6 @@ def _is_suggestion(response: Response) -> bool:
     return "/interactive-annotating" in response.url
 
 
-_PLACE = """() => {
-  const {x, y, width, height} = document.querySelector('img[alt="image"]').getBoundingClientRect();
-  return {x, y, width, height};
-}"""
-_NATURAL_SIZE = """() => {
-  const image = document.querySelector('img[alt="image"]');
-  return [image.naturalWidth, image.naturalHeight];
-}"""
 # Loaded, and where it was 300 ms ago.
 _AT_REST = """() => {
   const image = document.querySelector('img[alt="image"]');
@@ -205,5 +200,6 @@ _AT_REST = """() => {
     window.lastPlace = place;
     window.placedAt = performance.now();
   }
-  return performance.now() - window.placedAt > 300;
+  const [columns, rows] = [image.naturalWidth, image.naturalHeight];
+  return performance.now() - window.placedAt > 300 && {x, y, width, height, columns, rows};
 }"""
