@@ -64,7 +64,7 @@ def open_services(settings: Settings, metrics: Metrics) -> Iterator[Services]:
             store=store,
             source=stack.enter_context(ImageSource(settings, _auth(settings, stack))),
             embeddings=Embeddings(sessions, store, settings),
-            serving=ServingModel(sessions, store, settings),
+            serving=ServingModel(sessions, store, settings, compiled=settings.model.compile),
             queue=queue,
             metrics=metrics,
             decoding=threading.Lock(),

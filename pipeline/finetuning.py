@@ -155,8 +155,8 @@ def _judge(
             )
         for version in (candidate, serving):
             if version.id not in measured:
-                # Measured as it would serve: read back from the store, in its stored precision.
-                model = registry.load_version(version, resources.store, resources.settings)
+                # Measured as it would serve: read back from the store, in precision too.
+                model = registry.load_to_serve(version, resources.store, resources.settings)
                 measured[version.id] = holdout.answers(
                     model,
                     held_out,
@@ -173,7 +173,7 @@ def _judge(
         )
         if verdict.promote and candidate.encoder != serving.encoder:
             # The base has another encoder than what serves: first clicks must not wait for it.
-            model = registry.load_version(candidate, resources.store, resources.settings)
+            model = registry.load_to_serve(candidate, resources.store, resources.settings)
             encode_all(resources.sessions, resources.embeddings, model)
         if _record(resources.sessions, candidate, serving, verdict):
             break

@@ -40,7 +40,7 @@ def promote(
             return version
     with job(runtime.sessions, KIND, exclusive=True) as handle:
         # A version that cannot be loaded must not be made the one that serves.
-        model = registry.load_version(version, runtime.store, runtime.settings)
+        model = registry.load_to_serve(version, runtime.store, runtime.settings)
         if not at_once:
 
             def report(done: int, total: int | None) -> None:

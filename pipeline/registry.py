@@ -51,6 +51,7 @@ __all__ = [
     "ensure_base",
     "find",
     "hold_serving",
+    "load_to_serve",
     "load_version",
     "promote",
     "refuse",
@@ -103,7 +104,7 @@ def base_checkpoint(settings: Settings) -> Path:
 
 
 def load_version(version: ModelVersion, store: Store, settings: Settings) -> SegNext:
-    """The network of ``version`` on the device of the settings.
+    """The network of ``version`` on the device of the settings, in float32.
 
     Raises:
         CheckpointError: its weights are missing, or not the bytes that were registered.
@@ -123,6 +124,15 @@ def load_version(version: ModelVersion, store: Store, settings: Settings) -> Seg
             "put the file back, or roll back with `maskloop models rollback`."
         )
     return checkpoints.load(path, device=device(settings))
+
+
+def load_to_serve(version: ModelVersion, store: Store, settings: Settings) -> SegNext:
+    """``load_version``, in the precision of the settings."""
+    from model import precision
+
+    model = load_version(version, store, settings)
+    precision.lower(model, precision.choose(settings.model.precision, model))
+    return model
 
 
 def add_candidate(
@@ -165,12 +175,23 @@ class ServingModel:
 
     Safe to share between threads. While one thread loads a new version, the others go on with
     the old one; a version that cannot be loaded never replaces one that works.
+
+    Args:
+        compiled: compile a network, and warm it up, before it serves.
     """
 
-    def __init__(self, sessions: sessionmaker[Session], store: Store, settings: Settings) -> None:
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        store: Store,
+        settings: Settings,
+        *,
+        compiled: bool = False,
+    ) -> None:
         self._sessions = sessions
         self._store = store
         self._settings = settings
+        self._compiled = compiled
         self._lock = threading.Lock()
         self._held: tuple[ModelVersion, SegNext] | None = None
         self._looked = 0.0  # monotonic seconds
@@ -205,7 +226,16 @@ class ServingModel:
                 version = serving(session)
             assert version is not None  # ensure_base promotes when nothing serves
             session.expunge(version)
-        return version, load_version(version, self._store, self._settings)
+        return version, self._load(version)
+
+    def _load(self, version: ModelVersion) -> SegNext:
+        from model import precision
+
+        model = load_to_serve(version, self._store, self._settings)
+        if self._compiled:
+            log.info("Compiling %s; it takes minutes.", version.name)
+            precision.compile_and_warm(model)
+        return model
 
     def _follow(self, held: tuple[ModelVersion, SegNext]) -> None:
         wanted: int | None = None
@@ -217,7 +247,7 @@ class ServingModel:
                     return
                 version = session.get_one(ModelVersion, wanted)
                 session.expunge(version)
-            self._held = version, load_version(version, self._store, self._settings)
+            self._held = version, self._load(version)
             self._faulty = None
             log.info("Now serving model version %s instead of %s.", version.name, held[0].name)
         except SQLAlchemyError as error:

@@ -74,6 +74,16 @@ class ModelSettings(Section):
     device: str = Field("auto", description="torch device; auto: cuda where there is one, or cpu.")
     threads: int = Field(0, ge=0, description="torch CPU threads; 0: torch decides.")
     cache_mb: int = Field(512, ge=16, description="Memory for embeddings in each process, in MB.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="Precision of most of a serving network's arithmetic; auto: fp16 on a GPU, "
+        "bf16 for the large network on a CPU where it pays, else fp32.",
+    )
+    compile: bool = Field(
+        False,
+        description="torch.compile in the backend, before it is ready; takes minutes and, on a "
+        "CPU, a C++ compiler.",
+    )
     second_look: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Encode a small object again from a window around it; auto: where that is "

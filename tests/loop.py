@@ -54,9 +54,10 @@ def base_checkpoint(folder: Path) -> Path:
 def tiny_settings(folder: Path, **changes: Any) -> Settings:
     """Settings of a loop whose state is all in ``folder``."""
     finetune = {"steps": 6, "batch": 2, "gate_clicks": 5, "min_new_regions": 4}
+    model = {"base": base_checkpoint(folder), "device": "cpu", "threads": 1}
     values: dict[str, Any] = {
         "home": folder / "home",
-        "model": {"base": base_checkpoint(folder), "device": "cpu", "threads": 1},
+        "model": model | changes.pop("model", {}),
         "finetune": finetune | changes.pop("finetune", {}),
     }
     return Settings(**values, **changes)

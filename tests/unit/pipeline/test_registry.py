@@ -7,6 +7,7 @@ import pytest
 import torch
 from sqlalchemy.exc import IntegrityError
 
+from model import precision
 from model.errors import CheckpointError
 from model.segnext import SegNext
 from pipeline import registry
@@ -122,6 +123,39 @@ def test_serving_model_follows_promotions(loop: Loop, monkeypatch: pytest.Monkey
     version, network = model.current()
     assert version.name == better.name
     assert same(network, tiny_model(1))
+
+
+def test_what_serves_has_the_precision_of_the_settings(tmp_path: Path) -> None:
+    loop = make_loop(tmp_path, model={"precision": "bf16"})
+    version, network = loop.runtime.serving.current()
+    trained = registry.load_version(version, loop.runtime.store, loop.runtime.settings)
+    for model, dtype in ((network, torch.bfloat16), (trained, torch.float32)):
+        assert model.fusion_blocks[0].mlp.fc1.weight.dtype == dtype
+        assert model.encoder_fingerprint == version.encoder
+
+
+def test_a_network_is_compiled_before_it_serves(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiled: list[SegNext] = []
+    monkeypatch.setattr(registry, "CHECK_EVERY", 0.0)
+    monkeypatch.setattr(precision, "compile_and_warm", compiled.append)
+    parts = loop.runtime.sessions, loop.runtime.store, loop.runtime.settings
+    model = ServingModel(*parts, compiled=True)
+    _, first = model.current()
+    promote(loop, candidate(loop))
+    _, second = model.current()
+    assert compiled == [first, second] and first is not second
+    refused = CheckpointError("No compiler; install one.")
+
+    def fail(network: SegNext) -> None:
+        raise refused
+
+    monkeypatch.setattr(precision, "compile_and_warm", fail)
+    promote(loop, candidate(loop, 2))
+    assert model.current()[1] is second and str(refused) in caplog.text
+    with pytest.raises(CheckpointError, match="No compiler"):
+        ServingModel(*parts, compiled=True).current()
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged"])
