@@ -15,11 +15,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
-from model import checkpoints
+from model import checkpoints, second_look
 from model.embedding import Embedding
+from model.prediction import Window
 from model.prompts import Box, Click, Prompt
 from model.segnext import SegNext
 from pipeline.masks import clean, iou
@@ -106,12 +108,22 @@ def test_a_click_gets_the_object_in_the_shape_label_studio_draws(editor: Editor)
 
 
 def test_the_mask_is_the_models_own(editor: Editor, model: SegNext) -> None:
-    embedding = Embedding.from_bytes(model.encode(photograph()).to_bytes())
+    def stored(pixels: NDArray[np.uint8]) -> Embedding:
+        return Embedding.from_bytes(model.encode(pixels).to_bytes())
+
+    def answered(prompt: Prompt) -> NDArray[np.bool_]:
+        image = photograph()
+
+        def crop(window: Window) -> Embedding:
+            return stored(image[window.slices])
+
+        return second_look.answer(model, prompt, stored(image), crop).mask()
+
     place = Click(row=0.5 * HEIGHT, col=0.3 * WIDTH)
-    expected = clean(model.decode(embedding, Prompt((place,))).mask(), [(place.row, place.col)])
+    expected = clean(answered(Prompt((place,))), [(place.row, place.col)])
     assert np.array_equal(editor.mask(click("a", *ON_BALL)), expected)
     around = Box(top=0.25 * HEIGHT, left=0.25 * WIDTH, bottom=0.75 * HEIGHT, right=0.5 * WIDTH)
-    expected = clean(model.decode(embedding, Prompt((), (around,))).mask())
+    expected = clean(answered(Prompt((), (around,))))
     boxed = Editor(editor.client, task=editor.task + 10_000)
     assert np.array_equal(boxed.mask(box("r", 25, 25, 25, 50)), expected)
 
