@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +17,7 @@ from backend.session import (
     same_object,
     same_session,
 )
+from pipeline.masks import resized
 from pipeline.regions import label_of
 from pipeline.tables import now
 
@@ -66,7 +66,7 @@ def _region_meant(scene: Scene, label: str, marks: tuple[Mark, ...]) -> Thread:
         return next((c.thread for c in recent if covers(c.mask, marks[-1], *size)), own)
     fresh = scene.decode(marks, None).probability > scene.model.config.threshold
     for candidate in candidates:
-        known = _to_shape(candidate.mask, fresh.shape)
+        known = resized(candidate.mask, fresh.shape)
         if same_object(fresh, known, under=covers(known, marks[-1], *size)):
             return candidate.thread if candidate.kept else replace(candidate.thread, carried=())
     return own
@@ -103,11 +103,3 @@ def _candidates(scene: Scene, label: str) -> list[Candidate]:
             if shown is not None:
                 kept.append(Candidate(Thread(region_id, label), shown, True))
     return kept + recent
-
-
-def _to_shape(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    if mask.shape == shape:
-        return mask
-    size = (shape[1], shape[0])
-    resized = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    return np.asarray(resized, dtype=np.bool_)

@@ -15,13 +15,13 @@ from backend.session import Probability, Reply, replies
 from model import second_look
 from model.embedding import Embedding
 from model.errors import ImageError, MaskloopError
-from model.prediction import Prediction, Window
+from model.prediction import CANVAS, Prediction, Window
 from model.prompts import Prompt
 from model.segnext import SegNext
 from pipeline.catalog import task_image, task_row
 from pipeline.errors import EmbeddingStoreError
 from pipeline.label_config import LabelConfig
-from pipeline.masks import Mask, probability_from_png
+from pipeline.masks import Mask, probability_from_png, resized
 from pipeline.regions import mask_of
 from pipeline.tables import Image, Interaction, ModelVersion, Task
 
@@ -112,8 +112,13 @@ def set_scene(services: Services, question: Question, config: LabelConfig) -> Sc
 
 
 def drawn(region: Any) -> Mask | None:
-    """What a region that the page shows draws; None when it is no readable mask."""
+    """What a region that the page shows draws, as fine as a previous mask need be: at most
+    ``CANVAS`` pixels a side. None when it is no readable mask."""
     try:
-        return mask_of(region)
+        mask = mask_of(region)
     except MaskloopError:  # somebody else's damage must not cost this click its answer
         return None
+    if mask is None:
+        return None
+    shrink = min(1.0, CANVAS / max(mask.shape))
+    return resized(mask, tuple(max(round(side * shrink), 1) for side in mask.shape))

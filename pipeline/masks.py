@@ -101,6 +101,15 @@ def clean(mask: Mask, touched: Iterable[tuple[float, float]] = ()) -> Mask:
     return tidy if tidy.any() else mask.copy()
 
 
+def resized(mask: Mask, shape: tuple[int, ...]) -> Mask:
+    """The mask at another resolution, bool ``shape``: each pixel as the nearest one was."""
+    if mask.shape == shape:
+        return mask
+    values = np.ascontiguousarray(mask).view(np.uint8)
+    size = (shape[1], shape[0])
+    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_NEAREST), np.bool_)
+
+
 def smooth(mask: Mask, radius: int) -> Mask:
     """Round off everything finer than about ``radius`` pixels. Empty when the mask is that fine."""
     side = 2 * radius + 1

@@ -20,6 +20,7 @@ from pipeline.masks import (
     iou,
     probability_from_png,
     probability_to_png,
+    resized,
     smooth,
     to_png,
 )
@@ -118,6 +119,14 @@ def test_the_outside_of_a_large_mask_is_no_hole(top: int, left: int) -> None:
     mask = np.zeros((700, 700), bool)
     mask[top : top + 600, left : left + 600] = True
     assert np.array_equal(clean(mask), mask)
+
+
+def test_resizing_keeps_the_body_and_its_place() -> None:
+    for shape in ((50, 50), (300, 200), (100, 100)):
+        mask = resized(blot(), shape)
+        assert mask.shape == shape and mask.dtype == np.bool_
+        assert iou(resized(mask, (100, 100)), blot()) > 0.95
+        assert mask.mean() == pytest.approx(blot().mean(), abs=0.01)
 
 
 def test_smoothing_rounds_and_keeps_the_body() -> None:
