@@ -25,6 +25,7 @@ from model.config import TEXT_HEADS, SegNextConfig
 from model.errors import CheckpointError
 
 TEMPLATE = "a photo of a {}."  # CLIP learned captions, not single words
+# The small tower's shape is a part of every checkpoint that has one: other numbers, other files.
 SMALL_DIM = 64
 SMALL_LAYERS = 2
 SMALL_CONTEXT = 24  # pieces of words; what is longer is cut

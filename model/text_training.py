@@ -34,6 +34,8 @@ from model.text import TextBranch, tower_dim
 # Words lie far apart in the small tower from the start; at the full rate they fell together.
 TOWER_SCALE = 0.1
 
+Pairs = Sequence[tuple[Tensor, Tensor]]  # averaged and learning weights
+
 
 @dataclass(frozen=True)
 class TextTrainConfig:
@@ -89,15 +91,11 @@ def train_text(
     parameters = _learning(model, config)
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.0, fused=True)
     run = _identity(base, pictures, config)
-    start = _resume(state, run, model, average, optimizer)
     model.train(config.decoder > 0)
     words = Words(vocabulary, closed=config.tower == "small")
-    learned = [each for group in parameters for each in group["params"]]
-    pairs = [
-        (slow, fast)
-        for slow, fast in zip(average.parameters(), model.parameters(), strict=True)
-        if fast.requires_grad
-    ]
+    both = zip(average.parameters(), model.parameters(), strict=True)
+    pairs = [(slow, fast) for slow, fast in both if fast.requires_grad]
+    start = _resume(state, run, pairs, optimizer)
     with torch.random.fork_rng(devices=[]):
         for step in range(start, config.steps):
             # A step's chance depends on its number alone: a resumed run sees what an unbroken
@@ -111,13 +109,13 @@ def train_text(
             chosen = rng.choice(len(pictures), config.batch, replace=len(pictures) < config.batch)
             drawn = [draw(model, pictures[i], words, config.decoder > 0, rng) for i in chosen]
             _backward(model, drawn, rng)
-            nn.utils.clip_grad_norm_(learned, 1.0)
+            nn.utils.clip_grad_norm_([fast for _, fast in pairs], 1.0)
             optimizer.step()
             with torch.no_grad():
                 for slow, fast in pairs:
                     slow.lerp_(fast, 1 - min(config.ema, (step + 1) / (step + 10)))
             if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-                _save_state(state, run, model, average, optimizer, step + 1)
+                _save_state(state, run, pairs, optimizer, step + 1)
             progress(step + 1, config.steps)
     return average.eval().requires_grad_(True)
 
@@ -212,29 +210,21 @@ def _identity(base: SegNext, pictures: Sequence[Picture], config: TextTrainConfi
 
 
 def _save_state(
-    path: Path,
-    run: str,
-    model: SegNext,
-    average: SegNext,
-    optimizer: torch.optim.Optimizer,
-    step: int,
+    path: Path, run: str, pairs: Pairs, optimizer: torch.optim.Optimizer, step: int
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
     state: Mapping[str, object] = {
         "run": run,
         "step": step,
-        "model": model.state_dict(),
-        "average": average.state_dict(),
+        "weights": [(slow.detach(), fast.detach()) for slow, fast in pairs],
         "optimizer": optimizer.state_dict(),
     }
     torch.save(state, scratch)
     os.replace(scratch, path)
 
 
-def _resume(
-    path: Path, run: str, model: SegNext, average: SegNext, optimizer: torch.optim.Optimizer
-) -> int:
+def _resume(path: Path, run: str, pairs: Pairs, optimizer: torch.optim.Optimizer) -> int:
     if not path.is_file():
         return 0
     remedy = f"remove {path.parent} to start again."
@@ -245,8 +235,10 @@ def _resume(
                 f"{path} is of a training with other pictures, settings or base; repeat that one's "
                 f"command to go on with it, or {remedy}"
             )
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
+        with torch.no_grad():
+            for pair, saved in zip(pairs, state["weights"], strict=True):
+                for mine, its in zip(pair, saved, strict=True):
+                    mine.copy_(its)
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, KeyError, ValueError, EOFError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); {remedy}") from None
