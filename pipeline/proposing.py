@@ -56,7 +56,7 @@ class ProposeReport:
 
 
 @dataclass(frozen=True)
-class _Target:
+class Target:
     """Where the proposals of one run go, and as what."""
 
     project_id: int
@@ -113,7 +113,7 @@ def propose_project(
 
 
 def _propose_task(
-    runtime: Runtime, target: _Target, task: int, row: int, config: ProposalConfig
+    runtime: Runtime, target: Target, task: int, row: int, config: ProposalConfig
 ) -> int:
     """Make one prediction of what is found on a task's image; of how many masks.
 
@@ -127,7 +127,7 @@ def _propose_task(
     image_id = encode_task(runtime, row)
     version, model = runtime.serving.current()
     found = propose(model, runtime.embeddings.get(image_id, model), config)
-    regions = _regions(found, target, task)
+    regions = proposed_regions(found, target, task)
     client = runtime.label_studio
     former = client.predictions(task)
     if regions:
@@ -147,7 +147,7 @@ def _propose_task(
     return len(regions)
 
 
-def _target(runtime: Runtime, project_id: int, label: str | None) -> _Target:
+def _target(runtime: Runtime, project_id: int, label: str | None) -> Target:
     client = runtime.label_studio
     project = client.project(project_id)
     if project is None:
@@ -164,7 +164,7 @@ def _target(runtime: Runtime, project_id: int, label: str | None) -> _Target:
     newest = select(Round).where(Round.ls_project_id == project_id).order_by(Round.id.desc())
     with runtime.sessions() as session:
         row = session.scalars(newest.limit(1)).first()
-    return _Target(
+    return Target(
         project_id,
         config,
         config.labels[0] if label is None else label,
@@ -173,7 +173,7 @@ def _target(runtime: Runtime, project_id: int, label: str | None) -> _Target:
     )
 
 
-def _waiting(runtime: Runtime, target: _Target, only: Collection[int]) -> dict[int, int]:
+def _waiting(runtime: Runtime, target: Target, only: Collection[int]) -> dict[int, int]:
     """The tasks without an annotation, those of the newest round first: task -> id of its row."""
     remote = [
         task
@@ -192,7 +192,7 @@ def _waiting(runtime: Runtime, target: _Target, only: Collection[int]) -> dict[i
         return {row.ls_task_id: row.id for row in rows}
 
 
-def _stand(runtime: Runtime, target: _Target, task: int) -> bool:
+def _stand(runtime: Runtime, target: Target, task: int) -> bool:
     """Whether a task has proposals of the serving version with the label that is wanted."""
     version, _ = runtime.serving.current()
     return any(
@@ -202,8 +202,9 @@ def _stand(runtime: Runtime, target: _Target, task: int) -> bool:
     )
 
 
-def _regions(found: Sequence[Proposal], target: _Target, task: int) -> list[Json]:
-    """The largest first, so that Label Studio draws the small ones on top of them."""
+def proposed_regions(found: Sequence[Proposal], target: Target, task: int) -> list[Json]:
+    """What Label Studio shows for proposals: brush regions, the largest first, so that the small
+    ones are drawn on top; as many of the steadiest as ``MOST_BYTES`` hold."""
     kept: list[tuple[float, Json]] = []
     budget = MOST_BYTES
     for proposal in sorted(found, key=lambda proposal: -proposal.stability):
@@ -225,16 +226,14 @@ def _regions(found: Sequence[Proposal], target: _Target, task: int) -> list[Json
         )
         size = len(json.dumps(region))
         if size > budget:
-            log.warning(
-                "Task %d: a proposal of %d bytes is left out, for there are many.", task, size
-            )
+            log.warning("task %d: a proposal of %d bytes has no room beside the others", task, size)
             continue
         budget -= size
         kept.append((proposal.area, region))
     return [region for _, region in sorted(kept, key=lambda pair: -pair[0])]
 
 
-def _show(runtime: Runtime, target: _Target) -> tuple[str, ...]:
+def _show(runtime: Runtime, target: Target) -> tuple[str, ...]:
     """Have Label Studio show the proposals, unless somebody chose otherwise; advice on the rest."""
     client = runtime.label_studio
     version, _ = runtime.serving.current()
