@@ -25,7 +25,7 @@ from model.errors import DatasetError
 from model.progress import Progress, silent
 from model.prompts import Prompt
 from model.segnext import SegNext
-from model.text import dictionary
+from model.text_tower import dictionary
 
 ABSENT_SHARE = 0.3  # of drawings whose word names nothing in the picture
 MARKED_SHARE = 0.3  # of words that come with a click, a box or another mark

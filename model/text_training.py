@@ -29,7 +29,8 @@ from model.named_pictures import Drawing, Picture, Words, draw
 from model.progress import Progress, silent
 from model.prompts import Prompt
 from model.segnext import SegNext
-from model.text import TextBranch, tower_dim
+from model.text import TextBranch
+from model.text_tower import tower_dim
 
 # Words lie far apart in the small tower from the start; at the full rate they fell together.
 TOWER_SCALE = 0.1

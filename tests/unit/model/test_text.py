@@ -14,7 +14,8 @@ from model.config import SMALL, SegNextConfig
 from model.errors import CheckpointError, PromptError
 from model.prompts import Click, Prompt, check_prompt
 from model.segnext import SegNext
-from model.text import TextBranch, dictionary, pretrained_tower, tower_dim
+from model.text import TextBranch
+from model.text_tower import dictionary, pretrained_tower, tower_dim
 from tests.clip import make_clip
 
 TINY = replace(SMALL, size=96, dim=32, depth=1, heads=2, fusion_heads=2, neck=(8, 8, 8, 8), head=8)
