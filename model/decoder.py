@@ -14,6 +14,7 @@ from model.cnn import SKIP_CHANNELS
 from model.config import SegNextConfig
 
 PATCH = 16
+STRIP = 2**13  # pixels at stride 4 whose features are in work at a time
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -28,9 +29,7 @@ class PromptEncoder(nn.Module):
         self.proj = nn.Conv2d(3, dim, PATCH, PATCH)
 
     def forward(self, prompt: Tensor) -> Tensor:
-        # Whoever answers clicks multiplies where they are; training, compilers and exports have one
-        # convolution.
-        if torch.is_inference_mode_enabled() and not torch.compiler.is_compiling():
+        if _answering(prompt):
             return self._touched(prompt)
         out: Tensor = self.proj(prompt)
         return out
@@ -116,19 +115,62 @@ class Head(nn.Module):
         multiplied by its slice of the weights at its own resolution and the results are added
         after up-sampling: the same numbers for about a third of the work.
         """
-        size = maps[0].shape[-2:]
-        weights = self.fusion_conv.conv.weight.chunk(len(maps), dim=1)
-        parts = zip(self.convs, maps, weights, strict=True)
-        conv, each, weight = next(parts)
-        total = F.conv2d(conv(each), weight, self.fusion_conv.conv.bias)
-        for conv, each, weight in parts:
-            part = F.conv2d(conv(each), weight)
-            total += F.interpolate(part, size, mode="bilinear", align_corners=False)
-        return F.relu(total, inplace=True)
+        return self._fused(maps[0], self._coarse(maps), 0, maps[0].shape[2])
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        out: Tensor = self.seg_conv(self.dropout(self.features(maps)))
-        return out
+        fine, coarse = maps[0], self._coarse(maps)
+        height, width = fine.shape[-2:]
+        # Strips that stay in a core's cache, where they can be cut: at stride 4 the features are
+        # the decoder's largest tensors, and only one number a pixel is wanted of them.
+        rows = height
+        if _answering(fine) and all(height % part.shape[2] == 0 for part in coarse):
+            rows = max(STRIP // width, 1)
+        strips = [
+            self.seg_conv(self.dropout(self._fused(fine, coarse, top, min(top + rows, height))))
+            for top in range(0, height, rows)
+        ]
+        return torch.cat(strips, 2)
+
+    def _coarse(self, maps: list[Tensor]) -> list[Tensor]:
+        """All maps but the finest, each multiplied by its slice of the fusing convolution."""
+        weights = self.fusion_conv.conv.weight.chunk(len(maps), dim=1)
+        parts = zip(self.convs[1:], maps[1:], weights[1:], strict=True)
+        return [F.conv2d(conv(each), weight) for conv, each, weight in parts]
+
+    def _fused(self, fine: Tensor, coarse: list[Tensor], top: int, bottom: int) -> Tensor:
+        """Rows ``top`` to ``bottom`` of the fused features."""
+        fusing = self.fusion_conv.conv
+        weight = fusing.weight.chunk(len(self.convs), dim=1)[0]
+        total = F.conv2d(self.convs[0](fine[:, :, top:bottom]), weight, fusing.bias)
+        for part in coarse:
+            total += _enlarged(part, (fine.shape[2], fine.shape[3]), top, bottom)
+        return F.relu(total, inplace=True)
+
+
+def _enlarged(part: Tensor, size: tuple[int, int], top: int, bottom: int) -> Tensor:
+    """Rows ``top`` to ``bottom`` of a map enlarged to ``size``, bilinearly.
+
+    Fewer than all only where the height is a multiple of the map's; they are the whole's to the
+    bit, for they depend on one more row of the map on either side, at the same fractions.
+    """
+    if bottom - top == size[0]:
+        return F.interpolate(part, size, mode="bilinear", align_corners=False)
+    factor = size[0] // part.shape[2]
+    first, last = max(top // factor - 1, 0), min(-(-bottom // factor) + 1, part.shape[2])
+    grown = F.interpolate(
+        part[:, :, first:last],
+        ((last - first) * factor, size[1]),
+        mode="bilinear",
+        align_corners=False,
+    )
+    return grown[:, :, top - first * factor : bottom - first * factor]
+
+
+def _answering(tensor: Tensor) -> bool:
+    """Whether a CPU answers clicks: then work may depend on the numbers and be cut to pieces, which
+    training, accelerators, compilers and exports want whole."""
+    eager = torch.is_inference_mode_enabled() and not torch.compiler.is_compiling()
+    return eager and tensor.device.type == "cpu"
 
 
 class Similarity(nn.Module):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import segnext
+from model import decoder, segnext
 from model.config import SMALL, SegNextConfig
 from model.decoder import Head, PromptEncoder
 from model.embedding import Embedding
@@ -132,6 +132,23 @@ def test_the_heads_rewrite_gives_the_plain_heads_numbers():
     ]
     plain = head.seg_conv(head.fusion_conv(torch.cat(grown, 1)))
     torch.testing.assert_close(head(maps), plain, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sides", [(32, 16, 8, 4), (60, 30, 15, 7)])
+def test_the_head_in_strips_gives_the_same_numbers(sides, monkeypatch):
+    torch.manual_seed(0)
+    head = Head((8, 8, 8, 8), 16, 0.1).eval()
+    maps = [torch.randn(2, 8, side, side) for side in sides]
+    with torch.no_grad():
+        whole = head(maps)
+    for pixels in (1, 5 * sides[0], 1000 * sides[0]):
+        monkeypatch.setattr(decoder, "STRIP", pixels)
+        with torch.inference_mode():
+            torch.testing.assert_close(head(maps), whole, atol=1e-6, rtol=1e-5)
+    enlarged = F.interpolate(maps[3], (8 * sides[3],) * 2, mode="bilinear")
+    for top, bottom in ((0, 1), (3, 9), (7, 8), (8 * sides[3] - 5, 8 * sides[3])):
+        part = decoder._enlarged(maps[3], (8 * sides[3],) * 2, top, bottom)
+        assert torch.equal(part, enlarged[:, :, top:bottom])
 
 
 def test_windowed_blocks_see_their_window_only_and_the_last_sees_all():
