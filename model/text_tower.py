@@ -60,7 +60,7 @@ class SmallTower(nn.Module):
         self.transformer.token_embedding = FixedWords(self.transformer.vocab_size, dim)
 
     def forward(self, texts: Sequence[str]) -> Tensor:
-        tokens = _tokenizer()([_one_line(text) for text in texts], SMALL_CONTEXT)
+        tokens = _open_clip().tokenize([_one_line(text) for text in texts], SMALL_CONTEXT)
         device = self.transformer.positional_embedding.device
         return F.normalize(self.transformer(tokens.to(device)).float(), dim=1)
 
@@ -115,7 +115,8 @@ def tower_dim(name: str) -> int:
 @cache
 def dictionary() -> tuple[str, ...]:
     """Some ten thousands of words that CLIP's tokenizer knows whole, in lower case."""
-    whole = (piece.removesuffix("</w>") for piece in _tokenizer().encoder if piece[-4:] == "</w>")
+    pieces = _open_clip().SimpleTokenizer().encoder
+    whole = (piece.removesuffix("</w>") for piece in pieces if piece.endswith("</w>"))
     return tuple(
         sorted(word for word in whole if len(word) > 2 and word.isascii() and word.isalpha())
     )
@@ -167,11 +168,6 @@ def _split(name: str) -> tuple[str, str]:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-@cache
-def _tokenizer() -> Any:
-    return _open_clip().SimpleTokenizer()
 
 
 @cache
