@@ -1,0 +1,354 @@
+"""How long the network takes, against what the machine could do: ``python -m bench.network``.
+
+Two torch threads. The released shape (ViT-B sax2 at 1024, random weights) and the model that
+ships: seconds of an encode, of a click, of a click with the previous mask, and of each of 256
+clicks on one image, masks of full size included; beside them the share of the time that the same
+matrix products would take at this machine's measured peak. Then one click against ``bench.plain``,
+the same network computed plainly, and how much memory a click takes beyond the weights.
+
+    python -m bench.network [--json FILE] [--prompts 256] [--repeats 3] [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import plain
+from model import precision
+from model.checkpoints import default_checkpoint, load
+from model.config import SegNextConfig
+from model.embedding import Embedding
+from model.prompts import Box, Click, Prompt
+from model.segnext import SegNext
+
+THREADS = 2
+WIDTH, HEIGHT = 1024, 768
+LARGE = (6000, 4000)  # width and height of a photograph of 24 megapixels
+QUICK = SegNextConfig(
+    size=256, dim=192, depth=4, heads=6, fusion_heads=6, neck=(32, 64, 96, 128), head=64
+)
+LOW = torch.bfloat16
+PICTURES = ("astronaut", "chelsea", "coffee", "rocket")  # that scikit-image carries
+BLOCK = re.compile(r"\w+\.(fusion_)?blocks\.\d+")
+
+Image = npt.NDArray[np.uint8]
+Table_ = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network in float32 and with lowered blocks, and what it is asked."""
+
+    name: str
+    exact: SegNext
+    low: SegNext
+    pictures: tuple[Image, ...]
+    prompts: tuple[Prompt, ...]
+
+
+def network(name: str, *, quick: bool = False) -> SegNext:
+    """The shape of ``vitb_sax2`` with random weights for "released", else the model that ships."""
+    if name == "small":
+        return load(default_checkpoint())
+    torch.manual_seed(0)
+    return SegNext(QUICK if quick else SegNextConfig()).eval()
+
+
+def picture(name: str, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Image:
+    """A photograph that scikit-image carries, at a (width, height)."""
+    from skimage import data
+
+    resized = cv2.resize(getattr(data, name)(), size, interpolation=cv2.INTER_CUBIC)
+    return np.ascontiguousarray(resized, np.uint8)
+
+
+def clicks(n: int, seed: int = 0) -> tuple[Prompt, ...]:
+    places = np.random.default_rng(seed).uniform(0.1, 0.9, (n, 2)) * (HEIGHT, WIDTH)
+    return tuple(Prompt((Click(row, col),)) for row, col in places.tolist())
+
+
+def subject(name: str, *, quick: bool) -> Subject:
+    exact = network(name, quick=quick)
+    low = copy.deepcopy(exact)
+    precision.lower(low, LOW)
+    if name == "small":
+        prompts = (*clicks(3), Prompt(boxes=(Box(100, 300, 600, 700),)))
+        return Subject(name, exact, low, tuple(map(picture, PICTURES)), prompts)
+    photo = picture(PICTURES[0])
+    # Random weights draw no objects. At the median of their answer half of all pixels are in the
+    # mask and nearly all lie at its edge, which is as hard as it gets for a lower precision.
+    answer = exact.decode(exact.encode(photo), clicks(1)[0])
+    threshold = float(np.median(answer.full()))
+    exact.config = low.config = replace(exact.config, threshold=threshold)
+    return Subject(name, exact, low, (photo,), clicks(3))
+
+
+def measure(quick: bool, prompts: int, repeats: int) -> Table_:
+    """All figures, in seconds, GFLOP, MB and shares; prints nothing."""
+    torch.set_num_threads(THREADS)
+    peaks = {dtype: peak(dtype, quick=quick) for dtype in (torch.float32, LOW)}
+    released, small = (subject(name, quick=quick) for name in ("released", "small"))
+    # What is compared comes first and in turn, so that other work on the machine slows all alike.
+    against = against_plain(released, repeats)
+    return {
+        "machine": machine(),
+        "quick": quick,
+        "peak_gflops": {_short(dtype): round(value, 1) for dtype, value in peaks.items()},
+        "against_plain": against,
+        "memory_mb": [
+            memory(name, size, quick=quick)
+            for name in ("released", "small")
+            for size in ((WIDTH, HEIGHT), LARGE)
+        ],
+        "agreement": [agreement(each) for each in (released, small)],
+        "times": [
+            times(each.name, model, each.pictures[0], peaks, dtype, prompts, repeats)
+            for each in (small, released)
+            for model, dtype in ((each.exact, torch.float32), (each.low, LOW))
+        ],
+    }
+
+
+def machine() -> Table_:
+    return {
+        "cores": os.cpu_count(),
+        "threads": THREADS,
+        "torch": torch.__version__,
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+
+
+def peak(dtype: torch.dtype, *, quick: bool) -> float:
+    """GFLOP/s of the best of some square matrix products."""
+    side = 512 if quick else 3072
+    matrix = torch.rand(side, side).to(dtype)
+    return max(2e-9 * side**3 / seconds(lambda: matrix @ matrix) for _ in range(8))
+
+
+def times(
+    name: str,
+    model: SegNext,
+    photo: Image,
+    peaks: dict[torch.dtype, float],
+    dtype: torch.dtype,
+    prompts: int,
+    repeats: int,
+) -> Table_:
+    """Medians for one network in one precision."""
+    embedding = model.encode(photo)
+    first = clicks(1)[0]
+    second = replace(first, mask=model.decode(embedding, first).probability)
+
+    def click(prompt: Prompt) -> None:
+        model.decode(embedding, prompt).mask()
+
+    def many() -> None:
+        for answer in model.decode_many(embedding, clicks(prompts)):
+            answer.mask()
+
+    encode, once = lambda: model.encode(photo), lambda: click(first)
+    result: Table_ = {"network": name, "blocks": _short(dtype), "prompts": prompts}
+    for what, work in (("encode", encode), ("click", once)):
+        flops, in_blocks = count(work)
+        taken = median(work, repeats)
+        ideal = in_blocks / peaks[dtype] + (flops - in_blocks) / peaks[torch.float32]
+        result |= {
+            f"{what}_s": taken,
+            f"{what}_gflop": round(flops, 2),
+            f"{what}_share_of_peak": round(ideal / taken, 3),
+        }
+    result["second_click_s"] = median(lambda: click(second), repeats)
+    result["each_of_many_s"] = seconds(many) / prompts
+    return result
+
+
+def count(work: Callable[[], object]) -> tuple[float, float]:
+    """GFLOP of all matrix products, and of those inside transformer blocks."""
+    # PyTorch's counter does not know a CPU's fused attention.
+    fused = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+    with FlopCounterMode(display=False, custom_mapping=fused) as counter:
+        work()
+    by_module = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    blocks = sum(flops for name, flops in by_module.items() if BLOCK.fullmatch(name))
+    return counter.get_total_flops() / 1e9, blocks / 1e9
+
+
+def _attention(query: Sequence[int], key: Sequence[int], *_: object, **__: object) -> int:
+    """FLOP of softmax(QK')V, from shapes ``[B, heads, N, dim]``."""
+    return 4 * query[0] * query[1] * query[2] * query[3] * key[2]
+
+
+def against_plain(released: Subject, repeats: int) -> Table_:
+    """One click of the released shape with its mask, ours and plainly, in the same run."""
+    photo, first = released.pictures[0], released.prompts[0]
+    exact, threshold = released.exact, released.exact.config.threshold
+    auto = precision.choose("auto", exact)
+    serving = exact if auto == torch.float32 else released.low
+    embedding = exact.encode(photo)
+    plainly, ours = plain.decode(exact, embedding, first), exact.decode(embedding, first)
+    taken: dict[str, list[float]] = {"plain": [], "fp32": [], "auto": []}
+    for _ in range(repeats):
+        taken["plain"].append(seconds(lambda: plain.decode(exact, embedding, first) > threshold))
+        taken["fp32"].append(seconds(lambda: exact.decode(embedding, first).mask()))
+        taken["auto"].append(seconds(lambda: serving.decode(embedding, first).mask()))
+    click = {name: statistics.median(each) for name, each in taken.items()}
+    encoded: list[Embedding] = []
+    return {
+        "auto": _short(auto),
+        "click_s": click,
+        "ratio_fp32": round(click["fp32"] / click["plain"], 3),
+        "ratio_auto": round(click["auto"] / click["plain"], 3),
+        "encode_plain_s": seconds(lambda: encoded.append(plain.encode(exact, photo))),
+        "features_apart": float((encoded[0].features - embedding.features).abs().max()),
+        "probabilities_apart": float(np.abs(plainly - ours.full()).max()),
+        "iou_fp32": _iou(plainly > threshold, ours.mask()),
+        "iou_auto": _iou(plainly > threshold, serving.decode(embedding, first).mask()),
+    }
+
+
+def agreement(each: Subject) -> Table_:
+    """IoU of masks with float32's: encoded and decoded in the lower precision, and decoded only."""
+    both, decoded = [], []
+    for photo in each.pictures:
+        embedding, lower = each.exact.encode(photo), each.low.encode(photo)
+        for prompt in each.prompts:
+            mask = each.exact.decode(embedding, prompt).mask()
+            both.append(_iou(mask, each.low.decode(lower, prompt).mask()))
+            decoded.append(_iou(mask, each.low.decode(embedding, prompt).mask()))
+    return {
+        "network": each.name,
+        "blocks": _short(LOW),
+        "masks": len(both),
+        "mean_iou": round(statistics.fmean(both), 5),
+        "least_iou": round(min(both), 5),
+        "mean_iou_of_clicks": round(statistics.fmean(decoded), 5),
+    }
+
+
+def memory(name: str, size: tuple[int, int], *, quick: bool) -> Table_:
+    """Peak memory of two clicks and their masks, in a process of its own."""
+    command = [sys.executable, "-m", "bench.network", "--memory", name, *map(str, size)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
+    run = subprocess.run(
+        [*command, *(["--quick"] if quick else [])],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    result: Table_ = json.loads(run.stdout)
+    return result
+
+
+def memory_here(name: str, size: tuple[int, int], *, quick: bool) -> Table_:
+    """What this process takes while it clicks beyond what it held before, weights among it."""
+    torch.set_num_threads(THREADS)
+    model = network(name, quick=quick)
+    precision.lower(model, precision.choose("auto", model))
+    height, width = size[1], size[0]
+    rows, cols = model.input_size((height, width))
+    # The image was encoded long ago, by another process; its embedding comes from the store.
+    maps = [(model.config.dim, 16)] + ([(24, 4), (32, 8)] if name == "small" else [])
+    features, *skips = (torch.rand(c, rows // s, cols // s).half() for c, s in maps)
+    embedding = Embedding(features, tuple(skips), (height, width))
+    first = Prompt((Click(height / 2, width / 2),))
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now on
+    probability = model.decode(embedding, first).probability
+    mask = model.decode(embedding, replace(first, mask=probability)).mask()
+    return {
+        "network": name,
+        "image": f"{width}x{height}",
+        "beyond_weights": round(_status("VmHWM") - before),
+        "of_that_the_mask": round(mask.nbytes / 1e6),
+        "weights": round(sum(p.nbytes for p in model.parameters()) / 1e6),
+        "process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
+    }
+
+
+def _status(field: str) -> float:
+    """A figure of this process that Linux keeps, in MB."""
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024 / 1e6
+
+
+def seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def median(work: Callable[[], object], repeats: int) -> float:
+    return statistics.median(seconds(work) for _ in range(repeats))
+
+
+def _iou(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
+    return float((first & second).sum() / max((first | second).sum(), 1))
+
+
+def _short(dtype: torch.dtype) -> str:
+    return next(name for name, each in precision.DTYPES.items() if each == dtype)
+
+
+def show(title: str, rows: Sequence[Table_]) -> None:
+    view = Table(title=title)
+    for name in rows[0]:
+        view.add_column(name.replace("_", " "), justify="right")
+    for row in rows:
+        view.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+    Console().print(view)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("--prompts", type=int, default=256, help="clicks on one image at once")
+    parser.add_argument("--repeats", type=int, default=3, help="of which the median counts")
+    parser.add_argument("--quick", action="store_true", help="a tiny released shape: a rehearsal")
+    parser.add_argument("--memory", nargs=3, metavar=("NAME", "WIDTH", "HEIGHT"))
+    arguments = parser.parse_args()
+    if arguments.memory:
+        name, width, height = arguments.memory
+        found = memory_here(name, (int(width), int(height)), quick=arguments.quick)
+        sys.stdout.write(json.dumps(found))
+        return
+    result = measure(arguments.quick, arguments.prompts, arguments.repeats)
+    show("The machine", [result["machine"] | {"peak": str(result["peak_gflops"])}])
+    compared = result["against_plain"]
+    flat = {f"{name}_click_s": value for name, value in compared["click_s"].items()}
+    show("A click of the released shape, ours and plain", [flat | _without(compared, "click_s")])
+    show("Memory of a click, MB", result["memory_mb"])
+    show("Masks of lowered blocks and of float32", result["agreement"])
+    show("Times, and share of the measured peak", result["times"])
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2))
+
+
+def _without(table: Table_, name: str) -> Table_:
+    return {key: value for key, value in table.items() if key != name}
+
+
+if __name__ == "__main__":
+    main()
