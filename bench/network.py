@@ -1,12 +1,12 @@
 """How long the network takes, against what the machine could do: ``python -m bench.network``.
 
-Two torch threads. The released shape (ViT-B sax2 at 1024, random weights) and the model that
+The released shape (ViT-B sax2 at 1024, random weights) and the model that
 ships: seconds of an encode, of a click, of a click with the previous mask, and of each of 256
 clicks on one image, masks of full size included; beside them the share of the time that the same
 matrix products would take at this machine's measured peak. Then one click against ``bench.plain``,
 the same network computed plainly, and how much memory a click takes beyond the weights.
 
-    python -m bench.network [--json FILE] [--prompts 256] [--repeats 3] [--quick]
+    python -m bench.network [--json FILE] [--prompts 256] [--repeats 3] [--threads 2] [--quick]
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ from model.embedding import Embedding
 from model.prompts import Box, Click, Prompt
 from model.segnext import SegNext
 
-THREADS = 2
 WIDTH, HEIGHT = 1024, 768
 LARGE = (6000, 4000)  # width and height of a photograph of 24 megapixels
 QUICK = SegNextConfig(
@@ -94,7 +93,8 @@ def subject(name: str, *, quick: bool) -> Subject:
     precision.lower(low, LOW)
     if name == "small":
         prompts = (*clicks(3), Prompt(boxes=(Box(100, 300, 600, 700),)))
-        return Subject(name, exact, low, tuple(map(picture, PICTURES)), prompts)
+        pictures = tuple(map(picture, PICTURES[: 1 if quick else None]))
+        return Subject(name, exact, low, pictures, prompts)
     photo = picture(PICTURES[0])
     # Random weights draw no objects. At the median of their answer half of all pixels are in the
     # mask and nearly all lie at its edge, which is as hard as it gets for a lower precision.
@@ -106,7 +106,6 @@ def subject(name: str, *, quick: bool) -> Subject:
 
 def measure(quick: bool, prompts: int, repeats: int) -> Table_:
     """All figures, in seconds, GFLOP, MB and shares; prints nothing."""
-    torch.set_num_threads(THREADS)
     peaks = {dtype: peak(dtype, quick=quick) for dtype in (torch.float32, LOW)}
     released, small = (subject(name, quick=quick) for name in ("released", "small"))
     # What is compared comes first and in turn, so that other work on the machine slows all alike.
@@ -119,7 +118,7 @@ def measure(quick: bool, prompts: int, repeats: int) -> Table_:
         "memory_mb": [
             memory(name, size, quick=quick)
             for name in ("released", "small")
-            for size in ((WIDTH, HEIGHT), LARGE)
+            for size in ((WIDTH, HEIGHT), LARGE)[quick:]
         ],
         "agreement": [agreement(each) for each in (released, small)],
         "times": [
@@ -133,7 +132,7 @@ def measure(quick: bool, prompts: int, repeats: int) -> Table_:
 def machine() -> Table_:
     return {
         "cores": os.cpu_count(),
-        "threads": THREADS,
+        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "load_average": round(os.getloadavg()[0], 2),
     }
@@ -216,7 +215,7 @@ def against_plain(released: Subject, repeats: int) -> Table_:
     encoded: list[Embedding] = []
     return {
         "auto": _short(auto),
-        "click_s": click,
+        **{f"click_s_{name}": taken for name, taken in click.items()},
         "ratio_fp32": round(click["fp32"] / click["plain"], 3),
         "ratio_auto": round(click["auto"] / click["plain"], 3),
         "encode_plain_s": seconds(lambda: encoded.append(plain.encode(exact, photo))),
@@ -249,21 +248,14 @@ def agreement(each: Subject) -> Table_:
 def memory(name: str, size: tuple[int, int], *, quick: bool) -> Table_:
     """Peak memory of two clicks and their masks, in a process of its own."""
     command = [sys.executable, "-m", "bench.network", "--memory", name, *map(str, size)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
-    run = subprocess.run(
-        [*command, *(["--quick"] if quick else [])],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment,
-    )
+    command += ["--threads", str(torch.get_num_threads()), *(["--quick"] if quick else [])]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     result: Table_ = json.loads(run.stdout)
     return result
 
 
 def memory_here(name: str, size: tuple[int, int], *, quick: bool) -> Table_:
     """What this process takes while it clicks beyond what it held before, weights among it."""
-    torch.set_num_threads(THREADS)
     model = network(name, quick=quick)
     precision.lower(model, precision.choose("auto", model))
     height, width = size[1], size[0]
@@ -312,12 +304,15 @@ def _short(dtype: torch.dtype) -> str:
     return next(name for name, each in precision.DTYPES.items() if each == dtype)
 
 
-def show(title: str, rows: Sequence[Table_]) -> None:
-    view = Table(title=title)
-    for name in rows[0]:
-        view.add_column(name.replace("_", " "), justify="right")
-    for row in rows:
-        view.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+def show(title: str, cases: Sequence[Table_]) -> None:
+    """A table with a row for each figure and a column for each case."""
+    view = Table(title=title, title_justify="left", show_header=False)
+    for name in cases[0]:
+        values = (case[name] for case in cases)
+        view.add_row(
+            name.replace("_", " "),
+            *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values),
+        )
     Console().print(view)
 
 
@@ -326,28 +321,25 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--prompts", type=int, default=256, help="clicks on one image at once")
     parser.add_argument("--repeats", type=int, default=3, help="of which the median counts")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads")
     parser.add_argument("--quick", action="store_true", help="a tiny released shape: a rehearsal")
     parser.add_argument("--memory", nargs=3, metavar=("NAME", "WIDTH", "HEIGHT"))
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     if arguments.memory:
         name, width, height = arguments.memory
         found = memory_here(name, (int(width), int(height)), quick=arguments.quick)
         sys.stdout.write(json.dumps(found))
         return
     result = measure(arguments.quick, arguments.prompts, arguments.repeats)
-    show("The machine", [result["machine"] | {"peak": str(result["peak_gflops"])}])
-    compared = result["against_plain"]
-    flat = {f"{name}_click_s": value for name, value in compared["click_s"].items()}
-    show("A click of the released shape, ours and plain", [flat | _without(compared, "click_s")])
+    peaks = {f"peak GFLOP/s, {name}": value for name, value in result["peak_gflops"].items()}
+    show("The machine", [result["machine"] | peaks])
+    show("A click of the released shape, ours and plain", [result["against_plain"]])
     show("Memory of a click, MB", result["memory_mb"])
     show("Masks of lowered blocks and of float32", result["agreement"])
     show("Times, and share of the measured peak", result["times"])
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2))
-
-
-def _without(table: Table_, name: str) -> Table_:
-    return {key: value for key, value in table.items() if key != name}
 
 
 if __name__ == "__main__":
