@@ -10,3 +10,13 @@ Progress = Callable[[int, int | None], None]
 
 def silent(done: int, total: int | None) -> None:
     """A progress nobody looks at."""
+
+
+def both(first: Progress, second: Progress) -> Progress:
+    """One progress that tells two, as a job's row and the bar of whoever waits for it."""
+
+    def report(done: int, total: int | None) -> None:
+        first(done, total)
+        second(done, total)
+
+    return report

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from model.errors import MaskloopError
+from model.progress import both
 from pipeline import cli_models, cli_train, console
 
 if TYPE_CHECKING:
-    from model.progress import Progress
     from pipeline.runtime import Runtime
 
 app = typer.Typer(
@@ -113,7 +113,7 @@ def encode(project: Project = None, background: Background = False, as_json: Jso
     from pipeline.jobs import job
 
     with job(runtime.sessions, "encode") as handle, console.progress_bar("Encoding") as bar:
-        report = encode_project(runtime, project_id, _both(handle.progress, bar))
+        report = encode_project(runtime, project_id, both(handle.progress, bar))
         handle.message = f"{report.encoded} of {report.tasks} images are encoded."
         handle.result = asdict(report)
     _print_problems(report.problems)
@@ -159,7 +159,7 @@ def propose(
             label=label,
             again=again,
             config=ProposalConfig(grid=grid),
-            progress=_both(handle.progress, bar),
+            progress=both(handle.progress, bar),
         )
         handle.message = (
             f"{report.regions} masks are proposed on {report.proposed} of {report.tasks} tasks "
@@ -290,14 +290,6 @@ def evaluate(
     console.print_pairs(report)
     if by_kind:
         console.print_table([{"first prompt": kind, **row} for kind, row in by_kind.items()])
-
-
-def _both(first: Progress, second: Progress) -> Progress:
-    def report(done: int, total: int | None) -> None:
-        first(done, total)
-        second(done, total)
-
-    return report
 
 
 def _print_problems(problems: dict[int, str]) -> None:

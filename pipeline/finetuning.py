@@ -17,13 +17,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from model.finetune import FineTuneConfig, finetune
-from model.progress import Progress, silent
+from model.progress import Progress, both, silent
 from model.segnext import SegNext
 from pipeline import gate, holdout, registry
 from pipeline.embeddings import Embeddings
 from pipeline.encoding import encode_all
 from pipeline.errors import NotEnoughDataError
-from pipeline.jobs import JobHandle, job
+from pipeline.jobs import job
 from pipeline.policy import KIND
 from pipeline.settings import Settings
 from pipeline.snapshots import snapshot_regions, take_snapshot
@@ -76,7 +76,7 @@ def run_finetune(
                 "snapshot": snapshot.id,
             }
         else:
-            result = _train_and_judge(resources, snapshot, _both(handle, progress))
+            result = _train_and_judge(resources, snapshot, both(handle.progress, progress))
         handle.result, handle.message = result, result["reason"]
     return result
 
@@ -249,11 +249,3 @@ class Steps:
 
 def _after(offset: int, progress: Progress) -> Progress:
     return lambda done, total: progress(offset + done, total)
-
-
-def _both(handle: JobHandle, progress: Progress) -> Progress:
-    def report(done: int, total: int | None) -> None:
-        handle.progress(done, total)
-        progress(done, total)
-
-    return report

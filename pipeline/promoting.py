@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.progress import Progress, silent
+from model.progress import Progress, both, silent
 from pipeline import registry
 from pipeline.encoding import encode_all
 from pipeline.jobs import done_by, job
@@ -42,11 +42,7 @@ def promote(
         # A version that cannot be loaded must not be made the one that serves.
         model = registry.load_to_serve(version, runtime.store, runtime.settings)
         if not at_once:
-
-            def report(done: int, total: int | None) -> None:
-                handle.progress(done, total)
-                progress(done, total)
-
+            report = both(handle.progress, progress)
             encode_all(runtime.sessions, runtime.embeddings, model, report)
         with runtime.sessions.begin() as session:
             version = session.get_one(ModelVersion, version.id)
