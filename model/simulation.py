@@ -124,6 +124,8 @@ def strokes(
         if len(here):
             row, col = points[here[depths[here].argmax()]]
             path.append((float(row), float(col)))
+    if not path:  # so few pixels that the slices' edges fall between them
+        path = [(float(row), float(col)) for row, col in points[[depths.argmax()]]]
     lines: list[list[Point]] = [path[:1]]
     for before, after in zip(path[:-1], path[1:], strict=True):
         length = int(np.abs(np.subtract(after, before)).max())

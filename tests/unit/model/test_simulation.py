@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model.errors import PromptError
-from model.prompts import Box, Click, Prompt
+from model.prompts import Box, Click, Prompt, check_prompt
 from model.rasterise import prompt_map
 from model.simulation import (
     START_KINDS,
@@ -116,6 +116,16 @@ def test_an_outline_follows_the_object_and_its_parts():
     assert (drawn ^ target).sum() < 0.1 * target.sum()
     with_speck = _square(5, 5, 20) | _square(60, 60, 2)
     assert len(outline(with_speck)) == 1
+
+
+@pytest.mark.parametrize("pixels", [[(3, 3)], [(3, 3), (3, 4)], [(3, 3), (3, 4), (4, 3), (4, 4)]])
+def test_strokes_on_a_handful_of_pixels_are_points_on_them(pixels):
+    target = np.zeros((9, 9), bool)
+    target[tuple(np.transpose(pixels))] = True
+    rng = np.random.default_rng(0)
+    for scribbles in [strokes(target), *(training_strokes(target, rng) for _ in range(50))]:
+        check_prompt(Prompt(scribbles=scribbles))
+        assert all(target[int(r), int(c)] for line in scribbles for r, c in line.points)
 
 
 def test_strokes_stay_inside_and_are_lifted_over_gaps():
