@@ -32,12 +32,11 @@ def normalized_focal_loss(
 
 
 def soft_iou_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """One minus the IoU of probabilities with the target; shapes as in
-    ``normalized_focal_loss``."""
-    p = logits.sigmoid() * weight
-    t = target * weight
-    inter = (p * t).sum((1, 2, 3))
-    union = (p + t - p * t).sum((1, 2, 3))
+    """One minus the IoU of probabilities with the target, in [0, 1]: pixels count by their weight;
+    shapes as in ``normalized_focal_loss``."""
+    p, both = logits.sigmoid(), logits.sigmoid() * target
+    inter = (both * weight).sum((1, 2, 3))
+    union = ((p + target - both) * weight).sum((1, 2, 3))
     return (1 - (inter + 1) / (union + 1)).mean()
 
 

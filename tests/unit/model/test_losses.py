@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.losses import normalized_focal_loss, soft_iou_loss
+from model.losses import edge_band, normalized_focal_loss, soft_iou_loss
 
 TARGET = torch.zeros(2, 1, 16, 16)
 TARGET[:, :, 4:12, 4:12] = 1
@@ -40,3 +40,10 @@ def test_the_focal_scale_carries_no_gradient():
     normalized_focal_loss(logits, TARGET, EVERYWHERE).backward()
     assert bool((logits.grad[TARGET == 1] < 0).all())
     assert bool((logits.grad[TARGET == 0] > 0).all())
+
+
+def test_the_iou_of_a_perfect_mask_costs_nothing_however_its_pixels_count():
+    weight = EVERYWHERE + 3 * edge_band(TARGET)
+    logits = (TARGET * 2 - 1) * 30
+    assert float(soft_iou_loss(logits, TARGET, weight)) == pytest.approx(0, abs=1e-6)
+    assert 0.9 < float(soft_iou_loss(-logits, TARGET, weight)) < 1
