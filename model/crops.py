@@ -49,13 +49,7 @@ def make_crop(item: MaskItem, size: int, n_targets: int, rng: np.random.Generato
     weights = np.sqrt(areas[present])
     focus = int(rng.choice(present, p=weights / weights.sum()))
     matrix = _transform(indices == focus, size, rng)
-    warped = cv2.warpAffine(
-        image,
-        matrix,
-        (size, size),
-        flags=cv2.INTER_AREA if matrix[0, 0] ** 2 + matrix[0, 1] ** 2 < 1 else cv2.INTER_LINEAR,
-        borderValue=(PAD, PAD, PAD),
-    )
+    warped = _warp(image, matrix, size)
     moved = cv2.warpAffine(indices, matrix, (size, size), flags=cv2.INTER_NEAREST, borderValue=(0,))
     inside = np.bincount(moved.ravel(), minlength=256).astype(float)
     inside[[0, IGNORE]] = 0
@@ -71,7 +65,7 @@ def make_crop(item: MaskItem, size: int, n_targets: int, rng: np.random.Generato
         if len(candidates) > 1 and rng.random() < 0.1:
             targets[i] |= moved == rng.choice(candidates)
     known = moved != IGNORE
-    return Crop(_recolour(np.asarray(warped, np.uint8), rng), targets, known, known & (moved > 0))
+    return Crop(_recolour(warped, rng), targets, known, known & (moved > 0))
 
 
 def _transform(
@@ -100,6 +94,25 @@ def _transform(
     offset = size / 2 + spread - linear @ centre
     matrix: npt.NDArray[np.float64] = np.concatenate([linear, offset[:, None]], 1)
     return matrix
+
+
+def _warp(
+    image: npt.NDArray[np.uint8], matrix: npt.NDArray[np.float64], size: int
+) -> npt.NDArray[np.uint8]:
+    """The image under an affine map, averaged where it shrinks, as the network's own input is:
+    ``warpAffine`` alone would pick single pixels."""
+    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    if scale < 1:
+        height, width = image.shape[:2]
+        sides = max(round(width * scale), 1), max(round(height * scale), 1)
+        image = np.asarray(cv2.resize(image, sides, interpolation=cv2.INTER_AREA), np.uint8)
+        step = np.array([width / sides[0], height / sides[1]])  # pixels of the image in one here
+        offset = matrix[:, 2] + matrix[:, :2] @ (step / 2 - 0.5)
+        matrix = np.concatenate([matrix[:, :2] * step, offset[:, None]], 1)
+    warped = cv2.warpAffine(
+        image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=(PAD, PAD, PAD)
+    )
+    return np.asarray(warped, np.uint8)
 
 
 def _recolour(image: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
