@@ -1,9 +1,9 @@
 """Folders of images with object masks: ``manifest.jsonl``, ``images/`` and ``masks/``.
 
 A mask is an 8-bit palette PNG: 0 background, 1..254 instances, 255 ignore. A manifest line names
-``image`` and ``mask`` relative to the folder and may name a ``split``. It may also name what the
-instances are: ``categories`` for each by its index (``{"1": "cat", "2": "dog"}``), or ``category``
-for all of them.
+``image`` and ``mask`` relative to the folder and may name a ``split`` and a ``dataset``. It may
+also name what the instances are: ``categories`` for each by its index (``{"1": "cat", "2":
+"dog"}``), or ``category`` for all of them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ class MaskItem:
     """One image of a folder: paths of its picture and its mask, and what its instances are called.
 
     ``categories`` maps an instance's index to its name; None where the manifest names nothing.
+    ``dataset`` is where the image came from; empty where the manifest does not say.
     """
 
     name: str
     image: Path
     mask: Path
     categories: Mapping[int, str] | None = field(default=None, hash=False)
+    dataset: str = ""
 
     def load_image(self) -> npt.NDArray[np.uint8]:
         """uint8 ``[H, W, 3]`` RGB, upright.
@@ -84,7 +86,8 @@ def read_folder(folder: Path, split: str | None = None) -> list[MaskItem]:
             if split is None or entry.get("split") == split:
                 image, mask = folder / entry["image"], folder / entry["mask"]
                 name = entry.get("name", image.stem)
-                items.append(MaskItem(name, image, mask, _categories(entry)))
+                dataset = str(entry.get("dataset", ""))
+                items.append(MaskItem(name, image, mask, _categories(entry), dataset))
         except (ValueError, KeyError, AttributeError, TypeError, PromptError) as error:
             raise DatasetError(f"{manifest}, line {number}: {error!r}; mend the line.") from None
     if not items:

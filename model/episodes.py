@@ -7,7 +7,7 @@ pass. All kinds of prompts are mixed in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,23 +31,33 @@ from model.simulation import (
 )
 
 MAX_FED_BACK = 3
-# Shares of what a target starts from.
-KINDS = {"click": 0.5, "box": 0.15, "polygon": 0.12, "scribble": 0.15, "mask": 0.08}
+# How often a target starts from each kind of prompt.
+KINDS: Mapping[str, float] = {
+    "click": 0.5,
+    "box": 0.15,
+    "polygon": 0.12,
+    "scribble": 0.15,
+    "mask": 0.08,
+}
 CENTRE_SHARE = 0.5  # of first clicks that are the deepest pixel, as in the evaluation
 NEGATIVE_SHARE = 0.25  # of targets that come with a negative click at once
 HALF = 2  # errors are looked for and scored at half resolution: full size costs as much as decoding
 
 
 def first_prompt(
-    target: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_], rng: np.random.Generator
+    target: npt.NDArray[np.bool_],
+    others: npt.NDArray[np.bool_],
+    rng: np.random.Generator,
+    kinds: Mapping[str, float] = KINDS,
 ) -> Prompt:
     """What is said first about a non-empty ``target`` (bool ``[H, W]``): of one kind by the shares
-    of ``KINDS``, now and then with a negative click, often on one of the ``others``."""
+    of ``kinds``, now and then with a negative click, often on one of the ``others``."""
     small, others = target[::HALF, ::HALF], others[::HALF, ::HALF]
     if not small.any():  # thinner than the half-resolution grid
         rows, cols = np.nonzero(target)
         return Prompt((Click(float(rows[0] // HALF), float(cols[0] // HALF)),))
-    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    shares = np.array(list(kinds.values()), np.float64)
+    kind = str(rng.choice(list(kinds), p=shares / shares.sum()))
     if kind == "click":
         prompt = Prompt((_first_click(small, rng),))
     elif kind == "box":
@@ -84,6 +94,7 @@ def episode_loss(
     others: npt.NDArray[np.bool_],
     rng: np.random.Generator,
     edge: float = 0.0,
+    kinds: Mapping[str, float] = KINDS,
 ) -> Tensor:
     """Prompt each target as an annotator would and score the last answer.
 
@@ -96,11 +107,14 @@ def episode_loss(
         others: bool ``[B, H, W]``, pixels of objects that are not the target.
         rng: the only source of chance.
         edge: by how much pixels near the target's edge count more.
+        kinds: shares of the kinds of first prompts.
 
     Returns:
         Scalar loss.
     """
-    prompts = [first_prompt(each, other, rng) for each, other in zip(targets, others, strict=True)]
+    prompts = [
+        first_prompt(each, other, rng, kinds) for each, other in zip(targets, others, strict=True)
+    ]
     return corrected_loss(model, features, skips, targets, known, prompts, rng, edge)
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from model.config import SMALL, SegNextConfig
 from model.datasets import MaskItem, read_folder
+from model.episodes import KINDS
 from model.errors import RecipeError
 
 
@@ -56,6 +58,7 @@ class Recipe:
         images, targets: images a step and process, and targets decoded from each one's single
             encoding.
         crop: side of the training crops, in pixels; divides by 32.
+        kinds: how often a target starts from a click, box, polygon, scribble or mask, as shares.
         learning_rate: peak, of everything but the backbone; ``backbone_scale`` times it for that.
         warmup: steps of linear rise before the cosine's fall.
         ema: decay of the averaged weights, which are the ones that are kept.
@@ -75,6 +78,7 @@ class Recipe:
     images: int = 4
     targets: int = 8
     crop: int = 320
+    kinds: dict[str, float] = field(default_factory=lambda: dict(KINDS))
     learning_rate: float = 5e-4
     backbone_scale: float = 0.2
     weight_decay: float = 0.02
@@ -128,11 +132,15 @@ def _check(recipe: Recipe, name: str) -> None:
         and recipe.learning_rate >= 0
         and 0 <= recipe.ema < 1
         and all(source.share > 0 for source in recipe.data)
+        and set(recipe.kinds) <= set(KINDS)
+        and all(share >= 0 for share in recipe.kinds.values())
+        and 0 < sum(recipe.kinds.values()) < math.inf
     )
     if not sound:
         raise RecipeError(
             f"{name} holds a number out of range; counts are 1 or more, crop divides by 32, "
-            "ema is below 1, shares are above 0, and data names a folder."
+            "ema is below 1, shares are above 0, data names a folder, kinds are of "
+            f"{', '.join(KINDS)}."
         )
     recipe.config  # noqa: B018  # a shape that cannot be is refused now, not after loading data
 

@@ -23,16 +23,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from model.checkpoints import load, save
 from model.config import SegNextConfig
-from model.crops import Crop, make_crop
+from model.crops import MIN_AREA, Crop, make_crop
 from model.datasets import MaskItem
 from model.distributed import Team, join_team
 from model.episodes import episode_loss
-from model.errors import CheckpointError
+from model.errors import CheckpointError, DatasetError
 from model.evaluation import evaluate_folder, summarize
 from model.progress import Progress, silent
 from model.recipe import Recipe
 from model.segnext import SegNext
 
+MOST_DRAWS = 100  # crops tried for each one wanted
 COLUMNS = ("step", "loss", "learning_rate", "seconds", "waited", "miou1", "miou5")
 
 
@@ -77,10 +78,11 @@ def train(recipe: Recipe, out: Path, device: str = "cpu", progress: Progress = s
                 continue
             ended = step + 1 == recipe.steps
             if ended or (step + 1) % recipe.save_every == 0:
-                _save_state(out / "state.pt", model, average, optimizer, step + 1)
                 save(average, out / "model.safetensors")
                 measure = ended or (step + 1) % recipe.validate_every == 0
                 log.write(step + 1, rate, _validate(average, recipe) if measure else {})
+                # Last: what a kill before it leaves undone is done again.
+                _save_state(out / "state.pt", model, average, optimizer, step + 1)
             progress(step + 1, recipe.steps)
     return average
 
@@ -134,7 +136,9 @@ def _loss(model: SegNext, crops: list[Crop], recipe: Recipe, step: int, team: Te
         targets = np.concatenate([crop.targets for crop in crops])
         known = np.concatenate([np.repeat(c.known[None], len(c.targets), 0) for c in crops])
         others = np.concatenate([c.objects & ~c.targets for c in crops])
-        return episode_loss(model, features, skips, targets, known, others, rng, recipe.edge)
+        return episode_loss(
+            model, features, skips, targets, known, others, rng, recipe.edge, recipe.kinds
+        )
 
 
 class _Steps(Dataset[list[Crop]]):
@@ -155,12 +159,17 @@ class _Steps(Dataset[list[Crop]]):
         recipe = self._recipe
         rng = np.random.default_rng((recipe.seed, step, self._rank, 0))
         crops: list[Crop] = []
-        while len(crops) < recipe.images:
+        for _ in range(MOST_DRAWS * recipe.images):
             item = self._items[int(np.searchsorted(self._edges, rng.random(), side="right"))]
             crop = make_crop(item, recipe.crop, recipe.targets, rng)
             if crop is not None:
                 crops.append(crop)
-        return crops
+            if len(crops) == recipe.images:
+                return crops
+        raise DatasetError(
+            f"Of {MOST_DRAWS * recipe.images} crops hardly one showed an object of {MIN_AREA} "
+            "pixels; give masks of larger objects, or larger crops."
+        )
 
 
 def _batches(recipe: Recipe, start: int, team: Team) -> Iterator[list[Crop]]:

@@ -42,6 +42,11 @@ def test_both_recipes_are_there():
         "data: [{folder: a}]\nema: 1",
         "data: [{folder: a}]\nlearning_rate: .nan",
         "data: [{folder: a}]\nworkers: -1",
+        "data: [{folder: a}]\nkinds: {klick: 1}",
+        "data: [{folder: a}]\nkinds: {click: -1, box: 2}",
+        "data: [{folder: a}]\nkinds: {click: 0}",
+        "data: [{folder: a}]\nkinds: {click: .inf}",
+        "data: [{folder: a}]\nkinds: {}",
         "data: !!python/object/apply:os.system [true]",
     ],
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from model.checkpoints import load, save
 from model.config import SMALL
@@ -77,6 +78,31 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(tmp_path):
     for a, b in zip(unbroken.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(a, b)
     assert load(killed / "model.safetensors").config == TINY
+
+
+def test_a_run_killed_while_it_ended_still_gets_its_result(tmp_path, monkeypatch):
+    write_folder(tmp_path / "data", 2)
+    run = recipe(tmp_path / "data", validation=DataSource(tmp_path / "data", limit=1))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as kill:
+        kill.setattr("model.training._validate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, tmp_path / "run")
+    finished = train(run, tmp_path / "run")
+    kept = load(tmp_path / "run" / "model.safetensors")
+    assert torch.equal(kept.head.seg_conv.bias, finished.head.seg_conv.bias.half().float())
+    last = (tmp_path / "run" / "log.csv").read_text().splitlines()[-1]
+    assert last.startswith("4,") and not last.endswith(",")
+
+
+def test_a_set_without_targets_of_some_size_is_refused(tmp_path):
+    write_folder(tmp_path / "data", 1)
+    Image.fromarray(np.zeros((96, 96), np.uint8)).save(tmp_path / "data/masks/shape0.png")
+    with pytest.raises(DatasetError, match="larger"):
+        train(recipe(tmp_path / "data"), tmp_path / "run")
 
 
 def test_a_state_of_another_run_is_refused(tmp_path):
