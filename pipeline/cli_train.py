@@ -123,16 +123,29 @@ def score(
     seed: Annotated[int, typer.Option(help="Of the kinds of prompts.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Fit the score of a checkpoint's masks to the IoU that they really have."""
+    """Fit the score of a checkpoint's masks to the IoU that they really have.
+
+    A .safetensors is written in place; of another file, as a released .pth, a .safetensors is made
+    beside it.
+    """
     from model import checkpoints
     from model.calibration import calibrate
     from model.datasets import read_folder
+    from model.errors import CheckpointError
 
+    out = checkpoint.with_suffix(".safetensors")
+    if out != checkpoint and out.exists():
+        raise CheckpointError(
+            f"{out} is there already, and {checkpoint.name} would be written over it; move or "
+            "rename one of them."
+        )
     model = checkpoints.load(checkpoint)
     with console.progress_bar("Prompting") as bar:
         model.config = calibrate(model, read_folder(data, split)[:limit], seed, bar)
-    checkpoints.save(model, checkpoint.with_suffix(".safetensors"))
+    checkpoints.save(model, out, exact=True)  # a rounded encoder would orphan every embedding
     if as_json:
-        console.print_json({"confidence": model.config.confidence})
+        console.print_json({"checkpoint": out, "confidence": model.config.confidence})
     else:
-        console.stdout.print(f"The scores of {checkpoint} are fitted to {data}.", markup=False)
+        console.stdout.print(
+            f"The scores of {out} are fitted to {data}.", markup=False, soft_wrap=True
+        )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
 from model.checkpoints import default_checkpoint, load, save
 from model.config import N_CONFIDENCE
-from model.errors import DatasetError, RecipeError
+from model.errors import CheckpointError, DatasetError, RecipeError
 from pipeline import cli_train
 from tests.shapes import write_folder
 
@@ -51,3 +53,34 @@ def test_scores_are_fitted_in_place(tmp_path):
     assert len(load(tmp_path / "model.safetensors").config.confidence) == N_CONFIDENCE
     with pytest.raises(DatasetError):
         run("score", tmp_path / "model.safetensors", tmp_path / "data", "--limit", "1")
+
+
+def test_fitting_scores_rounds_no_weight(tmp_path):
+    write_folder(tmp_path / "data", 12)
+    before = load(default_checkpoint())
+    with torch.no_grad():
+        for parameter in before.parameters():
+            parameter.mul_(1 + 1e-6)  # half precision would round this off again
+    path = tmp_path / "model.safetensors"
+    save(before, path, exact=True)
+    run("score", path, tmp_path / "data")
+    after = load(path)
+    assert after.config.confidence != before.config.confidence
+    assert after.encoder_fingerprint == before.encoder_fingerprint  # stored embeddings stay valid
+    for name, tensor in before.state_dict().items():
+        assert torch.equal(tensor, after.state_dict()[name]), name
+
+
+def test_scores_of_another_format_are_written_beside_it_over_nothing(tmp_path):
+    write_folder(tmp_path / "data", 12)
+    other, ours = tmp_path / "[a] model.pth", tmp_path / "[a] model.safetensors"
+    shutil.copy(default_checkpoint(), other)
+    ours.write_text("somebody's")
+    with pytest.raises(CheckpointError, match=r"is there already.*\.$"):
+        run("score", other, tmp_path / "data")
+    assert ours.read_text() == "somebody's"
+    ours.unlink()
+    assert str(ours) in run("score", other, tmp_path / "data")
+    assert load(ours).encoder_fingerprint == load(other).encoder_fingerprint
+    assert abs(ours.stat().st_size - other.stat().st_size) < 1000  # half of it still is half
+    assert other.read_bytes() == default_checkpoint().read_bytes()
