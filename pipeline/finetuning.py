@@ -143,8 +143,6 @@ def _judge(
     progress: Progress,
 ) -> dict[str, Any]:
     """Compare with what serves, and write decision and promotion in one transaction."""
-    chosen = resources.settings.finetune
-    images = np.array([region.image_id for region in held_out], dtype=np.int64)
     measured: dict[int, gate.Answers] = {}
     while True:
         with resources.sessions() as session:
@@ -153,29 +151,16 @@ def _judge(
             raise NotEnoughDataError(
                 "No version serves; choose one with `maskloop models promote`."
             )
-        for version in (candidate, serving):
-            if version.id not in measured:
-                # Measured as it would serve: read back from the store, in precision too.
-                model = registry.load_to_serve(version, resources.store, resources.settings)
-                measured[version.id] = holdout.answers(
-                    model,
-                    held_out,
-                    resources.embeddings,
-                    chosen.gate_clicks,
-                    _after(len(measured) * len(held_out), progress),
-                )
-        verdict = gate.decide(
-            measured[candidate.id],
-            measured[serving.id],
-            images,
-            min_regions=chosen.min_holdout_regions,
-            seed=chosen.seed,
-        )
+        if serving.id == candidate.id:
+            verdict = gate.Verdict(True, f"{candidate.name} was promoted before it was judged.", {})
+        else:
+            verdict = _compare(resources, candidate, serving, held_out, measured, progress)
         if verdict.promote and candidate.encoder != serving.encoder:
             # The base has another encoder than what serves: first clicks must not wait for it.
             model = registry.load_to_serve(candidate, resources.store, resources.settings)
             encode_all(resources.sessions, resources.embeddings, model)
-        if _record(resources.sessions, candidate, serving, verdict):
+        now_serving = _record(resources.sessions, candidate, serving, verdict)
+        if now_serving is not None:
             break
         log.info("The serving version changed during the comparison; comparing with the new one.")
     log.info("%s: %s", candidate.name, verdict.reason)
@@ -184,9 +169,39 @@ def _judge(
         "reason": verdict.reason,
         "snapshot": snapshot.id,
         "candidate": candidate.name,
-        "serving": candidate.name if verdict.promote else serving.name,
+        "serving": now_serving.name,
         "metrics": verdict.metrics,
     }
+
+
+def _compare(
+    resources: Resources,
+    candidate: ModelVersion,
+    serving: ModelVersion,
+    held_out: list[SnapshotRegion],
+    measured: dict[int, gate.Answers],
+    progress: Progress,
+) -> gate.Verdict:
+    """What the gate says; each version's answers are kept in ``measured`` by its id."""
+    chosen = resources.settings.finetune
+    for version in (candidate, serving):
+        if version.id not in measured:
+            # Measured as it would serve: read back from the store, in precision too.
+            model = registry.load_to_serve(version, resources.store, resources.settings)
+            measured[version.id] = holdout.answers(
+                model,
+                held_out,
+                resources.embeddings,
+                chosen.gate_clicks,
+                _after(len(measured) * len(held_out), progress),
+            )
+    return gate.decide(
+        measured[candidate.id],
+        measured[serving.id],
+        np.array([region.image_id for region in held_out], dtype=np.int64),
+        min_regions=chosen.min_holdout_regions,
+        seed=chosen.seed,
+    )
 
 
 def _record(
@@ -194,13 +209,17 @@ def _record(
     candidate: ModelVersion,
     serving: ModelVersion,
     verdict: gate.Verdict,
-) -> bool:
-    """Write the decision and act on it; False when something else serves by now."""
+) -> ModelVersion | None:
+    """Write the decision and act on it; what serves then, or None when a third version does.
+
+    A candidate that was promoted meanwhile goes on serving, whatever the verdict is: it stands in
+    the record as that about the version which served before, and nobody compares it with itself.
+    """
     with sessions.begin() as session:
         registry.hold_serving(session)
         current = registry.serving(session)
-        if current is None or current.id != serving.id:
-            return False
+        if current is None or current.id not in (serving.id, candidate.id):
+            return None
         session.add(
             GateDecision(
                 candidate_id=candidate.id,
@@ -215,7 +234,7 @@ def _record(
             registry.promote(session, version)
         else:
             registry.refuse(session, version)
-    return True
+        return registry.serving(session)
 
 
 def _judged(sessions: sessionmaker[Session], snapshot: Snapshot) -> str | None:

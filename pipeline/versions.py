@@ -61,9 +61,10 @@ def promote(session: Session, version: ModelVersion) -> None:
 
 
 def refuse(session: Session, version: ModelVersion) -> None:
-    """Note that the gate turned ``version`` down."""
-    version.status = "refused"
-    session.flush()
+    """Note that the gate turned ``version`` down; one that somebody let serve meanwhile stays."""
+    if version.status == "candidate":
+        version.status = "refused"
+        session.flush()
 
 
 def rollback(session: Session) -> ModelVersion:

@@ -50,6 +50,11 @@ def serving(loop: Loop) -> str:
         return version.name
 
 
+def promote_by_hand(loop: Loop, name: str) -> None:
+    with loop.runtime.sessions.begin() as session:
+        registry.promote(session, registry.find(session, name))
+
+
 def rows(loop: Loop, table: type) -> list:
     with loop.runtime.sessions() as session:
         return list(session.query(table))
@@ -202,6 +207,47 @@ def test_a_rollback_during_the_comparison_is_noticed(
     newest = rows(loop, GateDecision)[-1]
     base = next(version for version in rows(loop, ModelVersion) if version.name == "base")
     assert newest.serving_id == base.id
+
+
+@pytest.mark.parametrize("promoted", [True, False])
+def test_a_candidate_that_is_promoted_during_the_comparison_goes_on_serving(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, promoted: bool
+) -> None:
+    rule(monkeypatch, promoted)
+    judge = finetuning.gate.decide
+
+    def promote_first(*args: object, **options: object) -> Verdict:
+        promote_by_hand(loop, "v2")
+        return judge(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(finetuning.gate, "decide", promote_first)
+    result = run(loop)
+    assert result["status"] == ("promoted" if promoted else "refused")
+    assert result["serving"] == serving(loop) == "v2"
+    assert {v.name: v.status for v in rows(loop, ModelVersion)} == {
+        "base": "retired",
+        "v2": "serving",
+    }
+    (decision,) = rows(loop, GateDecision)  # with what it was really compared with
+    assert (decision.promoted, decision.serving_id) == (promoted, 1)
+    assert run(loop)["status"] == "unchanged"
+
+
+def test_a_candidate_that_is_promoted_before_the_comparison_is_not_compared_with_itself(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = finetuning._judge
+
+    def promote_first(*args: object) -> dict:
+        promote_by_hand(loop, "v2")
+        return judge(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(finetuning, "_judge", promote_first)
+    result = run(loop)
+    assert (result["status"], result["metrics"]) == ("promoted", {})
+    assert result["reason"] == "v2 was promoted before it was judged."
+    assert serving(loop) == "v2"
+    assert run(loop)["status"] == "unchanged"
 
 
 def test_two_fine_tunes_do_not_run_at_once(loop: Loop) -> None:
