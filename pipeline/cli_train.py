@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -102,16 +104,22 @@ def default(
 
     Over several GPUs: torchrun --nproc-per-node N -m pipeline.cli train default ...
     """
+    from model.progress import silent
     from model.recipe import read_recipe
     from model.training import train
 
-    with console.progress_bar("Training") as bar:
+    leads = os.environ.get("RANK", "0") == "0"  # torchrun runs this once for each GPU
+    with console.progress_bar("Training") if leads else nullcontext(silent) as bar:
         train(read_recipe(config), out, device, bar)
-    weights = out / "model.safetensors"
+    if not leads:
+        return
+    weights, curves = out / "model.safetensors", out / "log.csv"
     if as_json:
-        console.print_json({"checkpoint": weights, "curves": out / "log.csv"})
+        console.print_json({"checkpoint": weights, "curves": curves})
     else:
-        console.stdout.print(f"{weights} is trained; its curves are in {out / 'log.csv'}.")
+        console.stdout.print(
+            f"{weights} is trained; its curves are in {curves}.", markup=False, soft_wrap=True
+        )
 
 
 @app.command()

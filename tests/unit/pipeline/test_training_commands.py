@@ -46,6 +46,19 @@ def test_a_recipe_becomes_a_checkpoint(tmp_path):
         run("default", "--config", tmp_path / "absent.yaml", "--out", out)
 
 
+def test_one_of_the_processes_that_train_together_speaks(tmp_path, monkeypatch):
+    write_folder(tmp_path / "data", 2)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    out = tmp_path / "[run]"  # nor is its name markup
+    arguments = ["default", "--config", str(tmp_path / "recipe.yaml"), "--out", str(out)]
+    monkeypatch.setenv("RANK", "1")  # as torchrun says it
+    for more in ([], ["--json"]):
+        done = CliRunner().invoke(cli_train.app, arguments + more)
+        assert done.exit_code == 0 and done.output == ""  # neither a bar nor a result
+    monkeypatch.setenv("RANK", "0")
+    assert f"{out / 'model.safetensors'} is trained" in run(*arguments)
+
+
 def test_scores_are_fitted_in_place(tmp_path):
     write_folder(tmp_path / "data", 12)
     save(load(default_checkpoint()), tmp_path / "model.safetensors")
