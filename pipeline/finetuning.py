@@ -90,16 +90,17 @@ def _train_and_judge(
         train = snapshot_regions(session, snapshot, "train")
         held_out = snapshot_regions(session, snapshot, "holdout")
     model = registry.load_version(base, resources.store, settings)
-    steps = Steps(progress, len(train), settings.finetune.steps, 2 * len(held_out))
+    sizes = len(train), len(held_out), settings.finetune.steps, 2 * len(held_out)
+    steps = Steps(progress, *sizes)
     train = holdout.usable(train, resources.embeddings, model, steps.part(0))
-    held_out = holdout.usable(held_out, resources.embeddings, model)
+    held_out = holdout.usable(held_out, resources.embeddings, model, steps.part(1))
     if not train:
         raise NotEnoughDataError(
             "Every accepted mask lies on a hold-out image, which is never trained on; "
             "label more images."
         )
-    candidate = _candidate(resources, snapshot, base, model, train, steps.part(1))
-    return _judge(resources, snapshot, candidate, held_out, steps.part(2))
+    candidate = _candidate(resources, snapshot, base, model, train, steps.part(2))
+    return _judge(resources, snapshot, candidate, held_out, steps)
 
 
 def _candidate(
@@ -140,7 +141,7 @@ def _judge(
     snapshot: Snapshot,
     candidate: ModelVersion,
     held_out: list[SnapshotRegion],
-    progress: Progress,
+    steps: Steps,
 ) -> dict[str, Any]:
     """Compare with what serves, and write decision and promotion in one transaction."""
     measured: dict[int, gate.Answers] = {}
@@ -154,11 +155,12 @@ def _judge(
         if serving.id == candidate.id:
             verdict = gate.Verdict(True, f"{candidate.name} was promoted before it was judged.", {})
         else:
-            verdict = _compare(resources, candidate, serving, held_out, measured, progress)
+            verdict = _compare(resources, candidate, serving, held_out, measured, steps.part(3))
         if verdict.promote and candidate.encoder != serving.encoder:
             # The base has another encoder than what serves: first clicks must not wait for it.
             model = registry.load_to_serve(candidate, resources.store, resources.settings)
-            encode_all(resources.sessions, resources.embeddings, model)
+            # It may take hours, and a job that says nothing for minutes is taken for dead.
+            encode_all(resources.sessions, resources.embeddings, model, steps.after())
         now_serving = _record(resources.sessions, candidate, serving, verdict)
         if now_serving is not None:
             break
@@ -265,6 +267,13 @@ class Steps:
 
         return report
 
+    def after(self) -> Progress:
+        """The progress of what follows the parts and was not foreseen; its total adds to theirs."""
+        return _after(sum(self._sizes), self._progress)
+
 
 def _after(offset: int, progress: Progress) -> Progress:
-    return lambda done, total: progress(offset + done, total)
+    def report(done: int, total: int | None) -> None:
+        progress(offset + done, None if total is None else offset + total)
+
+    return report

@@ -73,7 +73,7 @@ def test_the_gate_decides_on_real_curves_and_keeps_all_of_it(loop: Loop) -> None
     assert (row.status, row.message) == ("done", result["reason"])
     done = [step for step, _ in seen]
     assert done == sorted(done)
-    assert seen[-1] == (16, 16)  # 4 embeddings, 6 steps, 2 x 3 hold-out regions
+    assert seen[-1] == (19, 19)  # 7 embeddings, 6 steps, 2 x 3 hold-out regions
 
 
 def test_promotion_changes_what_serves_and_keeps_the_encoder(
@@ -295,8 +295,20 @@ def test_a_new_encoder_has_seen_every_image_before_it_serves(
     model = settings.model.model_copy(update={"base": tmp_path / "other.safetensors"})
     changed = settings.model_copy(update={"model": model})
     runtime = loop.runtime
-    result = run_finetune(runtime.sessions, runtime.store, runtime.embeddings, changed)
+    told: list[tuple[int, int | None]] = []
+    result = run_finetune(
+        runtime.sessions,
+        runtime.store,
+        runtime.embeddings,
+        changed,
+        lambda done, total: told.append((done, total)),
+    )
     assert result["status"] == "promoted"
+    # It says so all along, or the job would be taken for dead: after 7 embeddings, 6 steps and
+    # 2 x 3 hold-out regions, one image that nothing had encoded.
+    assert told[-2:] == [(19, 20), (20, 20)]
+    (row,) = rows(loop, Job)
+    assert (row.done, row.total) == (20, 20)
     with loop.runtime.sessions() as session:
         encoder = registry.find(session, result["candidate"]).encoder
         seen = session.query(Embedding).filter_by(encoder=encoder).count()
