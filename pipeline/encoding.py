@@ -96,17 +96,18 @@ def encode_all(
     serves. Images that come meanwhile are included; a few that fail are left to their first click.
 
     Raises:
-        EmbeddingStoreError, ImageError: not one could be encoded; the last one's reason.
+        EmbeddingStoreError, ImageError: not one of them all could be encoded, now or before; the
+            last one's reason.
     """
     tried: set[int] = set()
-    problems: list[MaskloopError] = []
+    problem: MaskloopError | None = None
     while True:
         with sessions() as session:
-            left = [image for image in _unseen(session, model) if image not in tried]
-        if not left:
-            if problems and len(problems) == len(tried):
-                raise problems[-1]
-            return
+            left = [image for image in _images(session, model, seen=False) if image not in tried]
+            if not left:
+                if problem is not None and not _images(session, model, seen=True):
+                    raise problem
+                return
         total = len(tried) + len(left)
         for image in left:
             progress(len(tried), total)
@@ -115,18 +116,20 @@ def encode_all(
                 embeddings.ensure(image, model)
             except MaskloopError as error:
                 log.warning("Image number %d is not encoded: %s", image, error)
-                problems.append(error)
+                problem = error
         progress(total, total)
 
 
-def _unseen(session: Session, model: SegNext) -> list[int]:
-    """Ids of the images of tasks that have no embedding by ``model``."""
+def _images(session: Session, model: SegNext, *, seen: bool) -> list[int]:
+    """Ids of the images of tasks that have an embedding by ``model``, or of those without one."""
     encoded = select(Embedding.image_id).where(
         Embedding.encoder == model.encoder_fingerprint,
         Embedding.preprocess == model.preprocess_id,
     )
     statement = select(Task.image_id).where(
-        Task.image_id.is_not(None), Task.status != "deleted", Task.image_id.not_in(encoded)
+        Task.image_id.is_not(None),
+        Task.status != "deleted",
+        Task.image_id.in_(encoded) if seen else Task.image_id.not_in(encoded),
     )
     return [image for image in session.scalars(statement.distinct()) if image is not None]
 

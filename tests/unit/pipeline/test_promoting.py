@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model import checkpoints
+from pipeline import promoting, registry
+from pipeline.adding import add
+from pipeline.catalog import image_key
+from tests.loop import Loop, make_loop, tiny_model
+
+
+@pytest.fixture
+def loop(tmp_path: Path) -> Loop:
+    """The base serves; ``other`` has an encoder of its own."""
+    made = make_loop(tmp_path)
+    with made.runtime.sessions.begin() as session:
+        registry.ensure_base(session, made.runtime.store, made.runtime.settings)
+    checkpoints.save(tiny_model(5), tmp_path / "other.safetensors")
+    add(made.runtime, str(tmp_path / "other.safetensors"))
+    return made
+
+
+def serving(loop: Loop) -> str:
+    with loop.runtime.sessions() as session:
+        version = registry.serving(session)
+        assert version is not None
+        return version.name
+
+
+def test_an_image_that_is_lost_does_not_keep_it_from_serving_when_it_alone_is_left(
+    loop: Loop,
+) -> None:
+    loop.accept_many(3, 0)
+    promoting.promote(loop.runtime, "other")
+    promoting.promote(loop.runtime, "base")
+    loop.accept("train")
+    loop.runtime.store.delete(image_key(loop.images()[-1]))
+    promoting.promote(loop.runtime, "other")
+    assert serving(loop) == "other"
