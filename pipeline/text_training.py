@@ -124,7 +124,7 @@ def train_text_file(
         )
     with bars("Training") as progress:
         trained = train_text(model, pictures, config, work / "state.pt", progress)
-    save(trained, out)
+    save(trained, out, exact=True)  # a rounded encoder would orphan every stored embedding
     checked = None
     if held:
         with bars("Measuring") as progress:

@@ -6,16 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from model.checkpoints import load
+from model.checkpoints import load, save
 from model.errors import CheckpointError, DatasetError, MaskloopError
 from model.prompts import Prompt
 from pipeline import cli, registry
 from pipeline.errors import NotEnoughDataError
 from pipeline.settings import HOME_VARIABLE
 from pipeline.text_training import accepted_pictures
-from tests.loop import Loop, make_loop
+from tests.loop import Loop, make_loop, tiny_model
 from tests.shapes import COLOURS, named_picture, write_named_folder
 
 SHORT = ("--steps", "2", "--batch", "2")
@@ -78,11 +79,24 @@ def test_accepted_masks_teach_their_labels_and_the_hold_out_is_only_measured(
     assert len({picture.key for picture in (first, *held)}) == 3
 
 
+def test_of_a_base_in_single_precision_nothing_is_rounded(loop: Loop, tmp_path: Path) -> None:
+    data, base, out = tmp_path / "set", tmp_path / "exact.safetensors", tmp_path / "w.safetensors"
+    write_named_folder(data, range(2), size=64)
+    before = tiny_model(5)
+    save(before, base, exact=True)
+    run("train", "text", data, "--base", base, "--out", out, *SHORT)
+    after = load(out)
+    assert after.encoder_fingerprint == before.encoder_fingerprint  # stored embeddings stay valid
+    now = after.state_dict()
+    for name, tensor in before.state_dict().items():
+        assert torch.equal(tensor, now[name]), name  # so do the masks of clicks, bit for bit
+
+
 def test_a_killed_run_goes_on(loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, out = tmp_path / "set", tmp_path / "words.safetensors"
     write_named_folder(data, range(3), size=64)
 
-    def die(*_: object) -> None:
+    def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
