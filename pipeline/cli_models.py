@@ -165,7 +165,12 @@ def promote(
     Where its encoder is new, every image is encoded first, while the present version answers.
     """
     from pipeline import promoting, registry
+    from pipeline.errors import SettingsError
 
+    if at_once and background:
+        raise SettingsError(
+            "--now lets the version serve at once, without a worker; leave --background out."
+        )
     runtime = _runtime()
     if background:
         from pipeline.queue import PROMOTE

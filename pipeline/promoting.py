@@ -26,19 +26,21 @@ def promote(
     goes on answering. That may take hours; it can be stopped, and goes on where it was.
 
     Args:
-        at_once: do not wait for that; the first click on each image then does.
+        at_once: wait neither for that nor for a promotion that is being prepared; the first click
+            on each image then does.
         message: id of the queue's message that asks for it; asked twice, it is done once.
 
     Raises:
         UnknownRecordError: there is no such version.
         CheckpointError: it cannot be loaded; what served goes on serving.
-        JobBusyError: another promotion is being prepared.
+        JobBusyError: another promotion is being prepared, and not ``at_once``.
     """
     with runtime.sessions() as session:
         version = registry.find(session, name)
         if message is not None and done_by(session, KIND, message) is not None:
             return version
-    with job(runtime.sessions, KIND, exclusive=True) as handle:
+    # Only encoding must not be done twice; in an emergency nobody can wait hours for it to end.
+    with job(runtime.sessions, KIND, exclusive=not at_once) as handle:
         # A version that cannot be loaded must not be made the one that serves.
         model = registry.load_to_serve(version, runtime.store, runtime.settings)
         if not at_once:

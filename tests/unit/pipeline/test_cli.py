@@ -211,6 +211,7 @@ def test_the_base_may_be_a_version_that_was_added(
         (("models", "show", "v7"), "models list"),
         (("models", "promote", "v7"), "models list"),
         (("models", "promote", "v7", "--background"), "models list"),
+        (("models", "promote", "base", "--now", "--background"), "leave --background out"),
         (("models", "add", "vitb-sax3"), "vitb-sax1, vitb-sax2, vitb-sax2-hq"),
         (("models", "add", "/dev/null"), "neither a file"),
         (("models", "add", "http://127.0.0.1:9/a.pth", "--name", "v7"), "cannot be a version"),

@@ -8,6 +8,7 @@ from model import checkpoints
 from pipeline import promoting, registry
 from pipeline.adding import add
 from pipeline.catalog import image_key
+from pipeline.jobs import JobBusyError, job
 from tests.loop import Loop, make_loop, tiny_model
 
 
@@ -39,3 +40,12 @@ def test_an_image_that_is_lost_does_not_keep_it_from_serving_when_it_alone_is_le
     loop.runtime.store.delete(image_key(loop.images()[-1]))
     promoting.promote(loop.runtime, "other")
     assert serving(loop) == "other"
+
+
+def test_while_a_promotion_is_prepared_another_waits_unless_somebody_insists(loop: Loop) -> None:
+    with job(loop.runtime.sessions, promoting.KIND, exclusive=True):
+        with pytest.raises(JobBusyError):
+            promoting.promote(loop.runtime, "other")
+        assert serving(loop) == "base"
+        promoting.promote(loop.runtime, "other", at_once=True)
+        assert serving(loop) == "other"
