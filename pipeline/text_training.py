@@ -16,7 +16,7 @@ import numpy as np
 from model.checkpoints import save
 from model.datasets import read_folder
 from model.embedding import Embedding
-from model.errors import CheckpointError
+from model.errors import CheckpointError, DatasetError
 from model.named_pictures import Mask, Picture, encode_pictures
 from model.progress import Progress, silent
 from model.segnext import SegNext
@@ -95,13 +95,19 @@ def train_text_file(
         ``model.text_evaluation.measure_text`` found, or None.
 
     Raises:
-        DatasetError: the folder does not hold what it should, or names nothing.
+        DatasetError: the folder does not hold what it should, or names nothing; or a split is
+            asked for without a folder.
         NotEnoughDataError: no mask is accepted that may be learned from.
         CheckpointError: the base, the tower or a state left behind cannot be used, or ``out`` is no
             name for a checkpoint.
     """
     if out.suffix != ".safetensors":
         raise CheckpointError(f"{out} is no name for a checkpoint; end it in .safetensors.")
+    if data is None and (split is not None or check is not None):
+        raise DatasetError(
+            "Accepted masks are in no splits of a manifest; give FOLDER, or leave out --split and "
+            "--check: those of the hold-out are measured by themselves."
+        )
     runtime.limit_threads()
     started = time.monotonic()
     name, model = load_checkpoint(runtime, base)

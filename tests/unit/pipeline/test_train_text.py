@@ -116,6 +116,8 @@ def test_a_killed_run_goes_on(loop: Loop, tmp_path: Path, monkeypatch: pytest.Mo
     [
         (["--out", "words.pth"], CheckpointError, "end it in .safetensors"),
         ([], NotEnoughDataError, "No mask is accepted yet"),
+        (["--split", "train"], DatasetError, "give FOLDER, or leave out --split"),
+        (["--check", "val"], DatasetError, "give FOLDER, or leave out --split"),
         (["absent"], DatasetError, "manifest.jsonl"),
         (["set", "--base", "absent"], CheckpointError, "neither a file nor a model version"),
         (["set", "--tower", "NoModel/tag"], CheckpointError, "no text tower"),
