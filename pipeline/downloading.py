@@ -80,14 +80,14 @@ def fetch_url(url: str, target: Path, progress: Progress = silent) -> None:
             headers={"Accept-Encoding": "identity", "User-Agent": "maskloop"},
         ) as client,
     ):
-        failed = 0
+        failed = most = 0
         while True:
-            before = _size(part)
+            most = max(most, _size(part))
             try:
                 _receive(client, url, part, progress)
                 break
             except (_TryAgainError, httpx.TransportError) as error:
-                failed = 1 if _size(part) > before else failed + 1
+                failed = 1 if _size(part) > most else failed + 1
                 if failed >= TRIES:
                     raise CheckpointError(
                         f"{shown(url)} cannot be fetched ({_reason(error)}); check the address "
@@ -109,18 +109,17 @@ def shown(url: str) -> str:
 
 
 def _receive(client: httpx.Client, url: str, part: Path, progress: Progress) -> None:
-    validator = _validator_file(part)
-    have = _size(part) if validator.exists() else 0
+    known, known_total = _remembered(part)
+    # One byte that we have is asked for again: the reply to a part that is whole, and only was not
+    # renamed, is then like any other.
+    start = max(_size(part) - 1, 0) if known else 0
     # If-Range: a file that changed since is sent from its beginning.
-    resume = {"Range": f"bytes={have}-", "If-Range": validator.read_text()} if have else {}
+    resume = {"Range": f"bytes={start}-", "If-Range": known} if start else {}
     with client.stream("GET", url, headers=resume) as response:
         status = response.status_code
-        resumed = status == httpx.codes.PARTIAL_CONTENT and bool(have)
-        if resumed and not response.headers.get("content-range", "").startswith(f"bytes {have}-"):
-            part.unlink()
-            raise _TryAgainError("the server sent another part of the file")
+        resumed = status == httpx.codes.PARTIAL_CONTENT and bool(start)
         if status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-            part.unlink(missing_ok=True)
+            _forget(part)
             raise _TryAgainError("the server has less of the file than we have")
         if status >= 500 or status == httpx.codes.TOO_MANY_REQUESTS:
             raise _TryAgainError(f"its server answered {status}")
@@ -134,31 +133,92 @@ def _receive(client: httpx.Client, url: str, part: Path, progress: Progress) -> 
                 f"{shown(url)} is a web page, not a checkpoint; give the address of the file "
                 "itself, or fetch it with a browser and give its path."
             )
-        length = response.headers.get("content-length", "")
-        done = have if resumed else 0
-        total = done + int(length) if length.isdigit() else None
-        _check_size(total or 0, shown(url))
-        if not resumed:
-            _remember(validator, response)
-        with part.open("ab" if resumed else "wb") as file:
-            for chunk in response.iter_bytes():
-                done += len(chunk)
-                _check_size(done, shown(url))
-                file.write(chunk)
-                progress(done, total)
+        if resumed:
+            first, total = _content_range(response)
+            if first != start:
+                _forget(part)
+                raise _TryAgainError("the server sent another part of the file")
+            total, known_total = total or known_total, known_total or total
+            # Some servers ignore If-Range.
+            if total != known_total or _validator(response) not in ("", known):
+                _forget(part)
+                raise _TryAgainError("the file at the server changed meanwhile")
+        else:
+            total = _content_length(response)
+        done = start if resumed else 0
+        try:
+            _check_size(total or 0, shown(url))
+            if not resumed:
+                _remember(part, response, total)
+            with part.open("r+b" if resumed else "wb") as file:
+                file.seek(done)
+                for chunk in response.iter_bytes():
+                    done += len(chunk)
+                    _check_size(done, shown(url))
+                    file.write(chunk)
+                    progress(done, total)
+        except CheckpointError:  # nobody will go on with gigabytes that are no SegNext
+            _forget(part)
+            raise
+    if total is not None and done < total:
+        raise _TryAgainError("the server sent less of the file than it said")
 
 
-def _remember(validator: Path, response: httpx.Response) -> None:
-    """Keep what tells this file from a later one at the same address; nothing: never resume."""
-    tag = response.headers.get("etag", "")
-    value = response.headers.get("last-modified", "") if tag.startswith("W/") or not tag else tag
-    validator.unlink(missing_ok=True)
+# --- what tells a file from a later one at the same address ---
+
+
+def _remember(part: Path, response: httpx.Response, total: int | None) -> None:
+    """For the file that begins to come. Where the reply says nothing of use: never resume."""
+    _forget(part)  # bytes of an earlier file must never lie beside the validator of this one
+    value = _validator(response)
     if value and "content-encoding" not in response.headers:
-        validator.write_text(value)
+        _validator_file(part).write_text(f"{value}\n{total or ''}")
+
+
+def _remembered(part: Path) -> tuple[str, int | None]:
+    """(validator, bytes of the whole file) of what lies in ``part``; ("", None): not known."""
+    try:
+        value, _, total = _validator_file(part).read_text("utf-8", "replace").partition("\n")
+    except FileNotFoundError:
+        return "", None
+    return (value, int(total) if total.isdecimal() else None) if _can_be_sent(value) else ("", None)
+
+
+def _forget(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _validator_file(part).unlink(missing_ok=True)
+
+
+def _validator(response: httpx.Response) -> str:
+    """Its strong ETag, else its date; "": it has nothing that could be sent back."""
+    tag, date = (response.headers.get(name, "") for name in ("etag", "last-modified"))
+    usable = [each for each in (tag, date) if _can_be_sent(each) and not each.startswith("W/")]
+    return usable[0] if usable else ""
+
+
+def _can_be_sent(value: str) -> bool:
+    return value.isascii() and value.isprintable() and bool(value)
+
+
+def _content_range(response: httpx.Response) -> tuple[int | None, int | None]:
+    """(first byte, bytes of the whole file) of a reply with a part of it."""
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", ""))
+    if found is None:
+        return None, None
+    return int(found[1]), None if found[2] == "*" else int(found[2])
+
+
+def _content_length(response: httpx.Response) -> int | None:
+    length = response.headers.get("content-length", "")
+    encoded = "content-encoding" in response.headers  # the length is of what was made of the file
+    return int(length) if length.isdecimal() and not encoded else None
 
 
 def _validator_file(part: Path) -> Path:
     return part.with_name(f"{part.name}.validator")
+
+
+# --- the rest ---
 
 
 def _size(path: Path) -> int:

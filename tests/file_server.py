@@ -25,6 +25,8 @@ class FileServer(ThreadingHTTPServer):
         self.data = DATA
         self.etag: str | None = '"one"'
         self.ranges = True
+        self.if_range = True  # whether a file that changed is sent from its beginning
+        self.piece: int | None = None  # bytes, the most of a reply to a range
         self.drop_after: list[int] = []  # bytes after which each of the next replies breaks off
         self.statuses: list[int] = []  # of the next replies, before files are served
         self.headers: dict[str, str] = {}
@@ -48,14 +50,17 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        start, total = 0, len(server.data)
-        if wanted and server.ranges and self.headers["If-Range"] == server.etag:
+        total = len(server.data)
+        same = self.headers["If-Range"] == server.etag or not server.if_range
+        if wanted and server.ranges and same:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            self.send_response(206 if start < total else 416)
-            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+            body = server.data[start:][: server.piece]
+            self.send_response(206 if body else 416)
+            sent = f"{start}-{start + len(body) - 1}" if body else "*"
+            self.send_header("Content-Range", f"bytes {sent}/{total}")
         else:
+            body = server.data
             self.send_response(200)
-        body = server.data[start:]
         if server.etag:
             self.send_header("ETag", server.etag)
         for name, value in {"Content-Length": str(len(body)), **server.headers}.items():

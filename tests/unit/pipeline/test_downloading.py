@@ -87,6 +87,78 @@ def test_a_file_that_changed_meanwhile_is_not_patched_together(
     assert (tmp_path / "a").read_bytes() == DATA[::-1]
 
 
+@pytest.mark.parametrize("told_by", ["etag", "size", "date"])
+def test_a_file_that_changed_is_not_patched_together_by_a_server_that_ignores_if_range(
+    server: FileServer, tmp_path: Path, told_by: str
+) -> None:
+    server.if_range = False
+    if told_by == "date":
+        server.etag, server.headers = None, {"Last-Modified": "Sat, 21 Nov 2026 10:00:00 GMT"}
+    server.drop_after = [400_000] + [0] * downloading.TRIES
+    with pytest.raises(CheckpointError):
+        fetch_url(server.url, tmp_path / "a")
+    server.drop_after, server.asked, server.data = [], [], DATA[::-1]
+    if told_by == "etag":
+        server.etag = '"two"'
+    elif told_by == "size":
+        server.data += b"more"
+    else:
+        server.headers = {"Last-Modified": "Sun, 22 Nov 2026 10:00:00 GMT"}
+    fetch_url(server.url, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == server.data
+    assert server.asked[0] is not None and server.asked[1:] == [None]
+    assert left_behind(tmp_path) == {"a"}
+
+
+def test_a_process_that_dies_as_a_changed_file_begins_leaves_nothing_to_patch(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.part").write_bytes(DATA[:400_000])
+    (tmp_path / "a.part.validator").write_text('"zero"')
+    real = downloading._remember
+
+    def die(*arguments: Any) -> None:
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    server.data = DATA[::-1]
+    with monkeypatch.context() as patch:
+        patch.setattr(downloading, "_remember", die)
+        with pytest.raises(KeyboardInterrupt):
+            fetch_url(server.url, tmp_path / "a")
+    fetch_url(server.url, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == server.data
+
+
+def test_a_part_that_is_whole_is_taken(server: FileServer, tmp_path: Path) -> None:
+    """Its process died before it gave the part its name."""
+    (tmp_path / "a.part").write_bytes(DATA)
+    (tmp_path / "a.part.validator").write_text('"one"')
+    fetch_url(server.url, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == DATA
+    assert server.asked == [f"bytes={len(DATA) - 1}-"]  # one byte, to learn that it is the file
+    assert left_behind(tmp_path) == {"a"}
+
+
+def test_a_server_that_sends_a_range_in_pieces_is_asked_for_all_of_them(
+    server: FileServer, tmp_path: Path
+) -> None:
+    server.drop_after, server.piece = [200_000], 100_000
+    fetch_url(server.url, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == DATA
+
+
+def test_an_etag_that_no_header_may_hold_is_not_kept(server: FileServer, tmp_path: Path) -> None:
+    server.etag, server.drop_after = '"\xe9"', [200_000]
+    fetch_url(server.url, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == DATA
+    assert server.asked == [None, None]
+    (tmp_path / "b.part").write_bytes(DATA[:1000])
+    (tmp_path / "b.part.validator").write_bytes(b'"\xff\xe9"')  # an earlier release kept them
+    fetch_url(server.url, tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == DATA
+
+
 def test_a_partial_file_longer_than_the_whole_begins_anew(
     server: FileServer, tmp_path: Path
 ) -> None:
@@ -130,9 +202,7 @@ def test_a_file_without_end_is_given_up(
         server.headers = {"Content-Length": ""}
     with pytest.raises(CheckpointError, match="no SegNext"):
         fetch_url(server.url, tmp_path / "a")
-    assert not (tmp_path / "a").exists()
-    part = tmp_path / "a.part"
-    assert not part.exists() or part.stat().st_size <= 100_000
+    assert left_behind(tmp_path) == set()
 
 
 @pytest.mark.parametrize(
