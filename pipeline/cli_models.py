@@ -13,7 +13,6 @@ from pipeline import console
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from model.segnext import SegNext
     from pipeline.runtime import Runtime
     from pipeline.tables import ModelVersion
 
@@ -126,8 +125,9 @@ def export(
 ) -> None:
     """Write the network as two ONNX files, for programs without PyTorch (docs/export.md)."""
     from model.export import export as write
+    from pipeline.registry import load_checkpoint
 
-    model = _network(what)
+    _, model = load_checkpoint(_runtime(), what)
     exported = write(model, out)
     files = [
         {"file": str(path), "megabytes": round(path.stat().st_size / 1e6, 1)}
@@ -196,19 +196,6 @@ def rollback(as_json: Json = False) -> None:
     with _runtime().sessions.begin() as session:
         row = _row(versions.rollback(session))
     _tell(row, as_json)
-
-
-def _network(what: str) -> SegNext:
-    from model import checkpoints
-    from pipeline import registry
-
-    if Path(what).is_file() or Path(what).suffix in (".safetensors", ".pth"):
-        return checkpoints.load(Path(what))
-    runtime = _runtime()
-    with runtime.sessions.begin() as session:
-        registry.ensure_base(session, runtime.store, runtime.settings)
-        version = registry.find(session, what)
-        return registry.load_version(version, runtime.store, runtime.settings)
 
 
 def _tell(row: dict[str, Any], as_json: bool) -> None:

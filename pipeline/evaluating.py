@@ -6,17 +6,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from model import checkpoints
 from model.confidence import calibration_error, rank_correlation
 from model.datasets import read_folder
-from model.errors import CheckpointError, DatasetError
+from model.errors import DatasetError
 from model.evaluation import FolderCurves, evaluate_folder, summarize
 from model.progress import Progress, silent
-from model.segnext import SegNext
 from model.simulation import START_KINDS
-from pipeline import registry
-from pipeline.errors import UnknownRecordError
+from pipeline.registry import load_checkpoint
 from pipeline.runtime import Runtime
+
+__all__ = ["evaluate_checkpoint", "load_checkpoint"]
 
 
 def evaluate_checkpoint(
@@ -74,25 +73,3 @@ def _table(curves: FolderCurves) -> dict[str, float]:
         "score_error": calibration_error(curves.scores, curves.true),
         "score_rank": rank_correlation(curves.scores, curves.true),
     }
-
-
-def load_checkpoint(runtime: Runtime, checkpoint: str | None) -> tuple[str, SegNext]:
-    """(name, network) of a file or a model version; None: the base of the settings.
-
-    Raises:
-        CheckpointError: it is neither, or cannot be used.
-    """
-    settings = runtime.settings
-    named = settings.model.base if checkpoint is None else Path(checkpoint)
-    path = checkpoints.default_checkpoint() if named is None else named
-    if path.is_file():
-        return path.name, checkpoints.load(path, device=registry.device(settings))
-    try:
-        with runtime.sessions() as session:
-            version = registry.find(session, str(path))
-    except UnknownRecordError:
-        raise CheckpointError(
-            f"{path} is neither a file nor a model version; "
-            "`maskloop models list` names the versions."
-        ) from None
-    return version.name, registry.load_version(version, runtime.store, settings)

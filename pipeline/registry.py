@@ -41,18 +41,21 @@ from pipeline.weights import (
 
 if TYPE_CHECKING:  # torch takes seconds to import; whoever only lists versions does not wait
     from model.segnext import SegNext
+    from pipeline.runtime import Runtime
 
 __all__ = [
     "ServingModel",
     "add_candidate",
-    "base_checkpoint",
     "decision",
     "device",
     "ensure_base",
     "find",
     "hold_serving",
+    "load_checkpoint",
     "load_to_serve",
     "load_version",
+    "named_file",
+    "named_version",
     "promote",
     "refuse",
     "rollback",
@@ -72,12 +75,13 @@ def ensure_base(session: Session, store: Store, settings: Settings) -> ModelVers
     Raises:
         CheckpointError: the base checkpoint is missing or damaged.
     """
-    known = _named_base(session, settings)
-    if known is None:
-        path = base_checkpoint(settings)
-        known = by_digest(session, file_digest(path))
-        if known is None:
-            known = add_weights(session, store, read_weights(path), name="base")
+    path = named_file(settings)
+    if path is None:
+        known = named_version(session, settings)
+    else:
+        known = by_digest(session, file_digest(path)) or add_weights(
+            session, store, read_weights(path), name="base"
+        )
     if serving(session) is None:
         hold_serving(session)
         if serving(session) is None:
@@ -85,22 +89,57 @@ def ensure_base(session: Session, store: Store, settings: Settings) -> ModelVers
     return known
 
 
-def base_checkpoint(settings: Settings) -> Path:
-    """Path of the checkpoint named by the settings, else of the one that ships.
+def named_file(settings: Settings, name: str | None = None) -> Path | None:
+    """The checkpoint's file that ``name`` means; None where it means a model version, if anything.
 
-    Raises:
-        CheckpointError: there is no such file.
+    Whoever takes "a file or a version" asks here, then ``named_version``: a file comes first.
+
+    Args:
+        name: None: the base of the settings, else the checkpoint that ships.
     """
-    if settings.model.base is None:
+    wanted = settings.model.base if name is None else Path(name)
+    if wanted is None:
         from model import checkpoints
 
         return checkpoints.default_checkpoint()
-    path = settings.model.base
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path} is neither a checkpoint file nor a model version; mend the setting model.base."
-        )
-    return path
+    return wanted if wanted.is_file() else None
+
+
+def named_version(session: Session, settings: Settings, name: str | None = None) -> ModelVersion:
+    """The model version that ``name`` means, where it means no file; None: the settings' base.
+
+    Raises:
+        CheckpointError: it means no version either.
+    """
+    wanted = str(settings.model.base) if name is None else name
+    version = session.scalars(select(ModelVersion).where(ModelVersion.name == wanted)).first()
+    if version is None:
+        of_settings = "mend the setting model.base"
+        remedy = of_settings if name is None else "`maskloop models list` names the versions"
+        raise CheckpointError(f"{wanted} is neither a file nor a model version; {remedy}.")
+    return version
+
+
+def load_checkpoint(runtime: Runtime, name: str | None) -> tuple[str, SegNext]:
+    """(name, network) of a file, which needs no database, or of a model version.
+
+    Args:
+        name: None: the base of the settings.
+
+    Raises:
+        CheckpointError: it is neither, or cannot be used.
+    """
+    from model import checkpoints
+
+    settings = runtime.settings
+    path = named_file(settings, name)
+    if path is not None:
+        return path.name, checkpoints.load(path, device=device(settings))
+    with runtime.sessions.begin() as session:
+        if serving(session) is None:  # nothing was used yet, and "base" is a version all the same
+            ensure_base(session, runtime.store, settings)
+        version = named_version(session, settings, name)
+    return version.name, load_version(version, runtime.store, settings)
 
 
 def load_version(version: ModelVersion, store: Store, settings: Settings) -> SegNext:
@@ -262,10 +301,3 @@ class ServingModel:
             return False
         faulty, since = self._faulty
         return faulty == version_id and time.monotonic() - since < RETRY_AFTER
-
-
-def _named_base(session: Session, settings: Settings) -> ModelVersion | None:
-    named = settings.model.base
-    if named is None or named.is_file():
-        return None
-    return session.scalars(select(ModelVersion).where(ModelVersion.name == str(named))).first()

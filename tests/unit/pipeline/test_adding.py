@@ -254,7 +254,7 @@ def test_fine_tunes_may_start_from_it_by_name(loop: Loop, released: Path, tmp_pa
     chosen = settings.model.model_copy(update={"base": Path("absent")})
     with (
         loop.runtime.sessions.begin() as session,
-        pytest.raises(CheckpointError, match=r"neither a checkpoint file nor a model version"),
+        pytest.raises(CheckpointError, match=r"neither a file nor a model version; mend"),
     ):
         changed = settings.model_copy(update={"model": chosen})
         registry.ensure_base(session, loop.runtime.store, changed)

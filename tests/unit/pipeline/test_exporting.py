@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 
 from model.errors import CheckpointError, ExportError
 from pipeline import cli_models
-from pipeline.errors import UnknownRecordError
 from pipeline.settings import HOME_VARIABLE
 from tests.loop import base_checkpoint, make_loop
 
@@ -48,7 +47,7 @@ def test_a_version_and_a_file_become_two_files(loop, tmp_path):
 
 
 def test_what_cannot_be_exported_is_said_in_a_sentence(loop, tmp_path):
-    with pytest.raises(UnknownRecordError, match=r"'v9'; .*\.$"):
+    with pytest.raises(CheckpointError, match=r"v9 is neither a file nor a model version; .*\.$"):
         run("v9", "--out", tmp_path / "out")
     with pytest.raises(CheckpointError, match=r"no\.pth.*\.$"):
         run(tmp_path / "no.pth", "--out", tmp_path / "out")

@@ -57,6 +57,26 @@ def same(first: SegNext, second: SegNext) -> bool:
     )
 
 
+def test_a_checkpoint_is_named_as_a_file_or_else_as_a_version(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = loop.runtime
+    file = str(runtime.settings.model.base)
+    assert registry.load_checkpoint(runtime, None)[0] == "base.safetensors"
+    assert registry.load_checkpoint(runtime, file)[0] == "base.safetensors"
+    assert not runtime.settings.home.exists()  # a file needs no database
+    assert registry.load_checkpoint(runtime, "base")[0] == "base"  # though nothing was used yet
+    version = candidate(loop)
+    name, model = registry.load_checkpoint(runtime, version.name)
+    assert (name, same(model, tiny_model(1))) == ("v2", True)
+    monkeypatch.chdir(tmp_path)
+    Path("v2").write_bytes(Path(file).read_bytes())  # a file comes first
+    assert same(registry.load_checkpoint(runtime, "v2")[1], tiny_model())
+    for name in ("v9", "gone.safetensors", str(tmp_path)):
+        with pytest.raises(CheckpointError, match=f"^{name} is neither a file nor .*models list"):
+            registry.load_checkpoint(runtime, name)
+
+
 def test_the_base_is_registered_once_and_serves(loop: Loop) -> None:
     first, again = base(loop), base(loop)
     assert first.id == again.id
