@@ -34,7 +34,7 @@ def read_config(config: Any, state: dict[str, Tensor]) -> SegNextConfig:
     if name.rpartition(".")[2] != CLASS:
         raise UnfitError(f"is of the class {_short(name)}, not a SegNext {CLASS}")
     radius = params.whole("norm_radius", 5)
-    params.must_be("use_disks", True, default=False)
+    params.must_be("use_disks", True, False)
     params.ignore("cpu_dist_maps")  # says where the same disks are computed
     mean, std = params.mean_std()
 
@@ -48,9 +48,9 @@ def read_config(config: Any, state: dict[str, Tensor]) -> SegNextConfig:
     mlp_ratio = backbone.number("mlp_ratio", 4.0)
     window_freq = backbone.whole("global_atten_freq", 1)
     has_bias = backbone.flag("qkv_bias", True)
-    backbone.must_be("in_chans", 3, default=3)
-    backbone.must_be("norm_layer", None, default=None)
-    backbone.must_be("act_layer", None, default=None)
+    backbone.must_be("in_chans", 3, 3)
+    backbone.must_be("norm_layer", None, None)
+    backbone.must_be("act_layer", None, None)
     backbone.ignore("pos_drop_rate", "attn_drop_rate", "proj_drop_rate")  # in training only
     backbone.done()
 
@@ -58,7 +58,7 @@ def read_config(config: Any, state: dict[str, Tensor]) -> SegNextConfig:
     outputs = neck.wholes("out_dims", SegNextConfig.neck)
     if len(outputs) != 4:
         raise UnfitError("has a neck of another number of maps than four")
-    neck.must_be("in_dim", dim, default=768)
+    neck.must_be("in_dim", dim, 768)
     neck.done()
 
     head = params.group("head_params")
@@ -68,9 +68,9 @@ def read_config(config: Any, state: dict[str, Tensor]) -> SegNextConfig:
         raise UnfitError("has a head that does not fit its neck")
     if head.wholes("in_select_index", (0, 1, 2, 3)) != (0, 1, 2, 3):
         raise UnfitError("has a head that does not take the neck's maps as they come")
-    head.must_be("num_classes", 1, default=1)
-    head.must_be("interpolate_mode", "bilinear", default="bilinear")
-    head.must_be("align_corners", False, default=False)
+    head.must_be("num_classes", 1, 1)
+    head.must_be("interpolate_mode", "bilinear", "bilinear")
+    head.must_be("align_corners", False, False)
     head.done()
 
     fusion = params.group("fusion_params")
@@ -88,6 +88,9 @@ def read_config(config: Any, state: dict[str, Tensor]) -> SegNextConfig:
             block.done()
     elif kind != "naive":
         raise UnfitError(f"mixes image and prompt by {_short(kind)}, not naive or self_attention")
+    if not fusion_depth:
+        fusion.ignore("depth", "params")  # of blocks that are not there
+    fusion.done()
     params.done()
 
     result = SegNextConfig(
@@ -177,9 +180,7 @@ class _Group:
 
     def number(self, key: str, *default: float) -> float:
         value = self.take(key, *default)
-        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6:
-            return float(value)
-        return self._refuse(key, value)
+        return float(value) if _is_number(value) else self._refuse(key, value)
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.take(key, default)
@@ -189,8 +190,8 @@ class _Group:
         value = self.take(key)
         return value if isinstance(value, str) else self._refuse(key, value)
 
-    def must_be(self, key: str, wanted: Any, **default: Any) -> None:
-        value = self.take(key, *default.values())
+    def must_be(self, key: str, wanted: Any, *default: Any) -> None:
+        value = self.take(key, *default)
         if type(value) is not type(wanted) or value != wanted:
             self._refuse(key, value)
 
@@ -201,9 +202,9 @@ class _Group:
             isinstance(value, tuple | list)
             and len(value) == 2
             and all(isinstance(part, tuple | list) and len(part) == 3 for part in value)
+            and all(_is_number(number) for part in value for number in part)
         ):
-            channels = [_Group(key, dict(enumerate(part))) for part in value]
-            mean, std = (tuple(each.number(i) for i in range(3)) for each in channels)  # type: ignore[arg-type]
+            mean, std = (tuple(map(float, part)) for part in value)
             return mean, std
         return self._refuse(key, value)
 
@@ -225,6 +226,10 @@ class _Group:
 
 def _is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
 
 
 def _short(value: Any) -> str:

@@ -95,6 +95,7 @@ FIELDS = [
     *[("neck_params", "in_dim", value) for value in (768, "12", None)],
     *[("neck_params", "out_dims", value) for value in ([8] * 3, [8] * 17, [8, 8, 8, 0], 8, "8888")],
     ("neck_params", "upsample", "x4"),
+    ("fusion_params", "scale", 0.5),
     ("head_params", "out_channels", 10**9),
     ("head_params", "out_channels", "7"),
     ("head_params", "num_classes", 2),
