@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.embedding import Embedding
+from model.errors import PromptError
 from model.prediction import Prediction, Window
 from model.prompts import Box, Click, Point, Polygon, Prompt, Scribble, check_prompt
 from model.rasterise import prompt_map
@@ -77,7 +78,10 @@ def answer(
             break
         # Clicks leave open how much of the object is meant, and the more so the closer one looks.
         # So what was found goes along to say it, and an answer that grows beyond it has lost it.
-        closer = decode(crop(window), in_window(told, size, window))
+        try:
+            closer = decode(crop(window), in_window(told, size, window))
+        except PromptError:  # so too here, where the disks are small beside the object
+            break
         closer = replace(closer, image_size=size, window=window)
         shown = closer.probability
         area, before = (_share(model, mask) for mask in (shown, told.mask))
@@ -195,7 +199,10 @@ def _parts_meant(
     marks = replace(prompt, mask=None, text=None)
     if not marks.has_marks:
         return mask
-    positive = prompt_map(marks, image_size, (mask.shape[0], mask.shape[1]), 1)[1].numpy()
+    try:
+        positive = prompt_map(marks, image_size, (mask.shape[0], mask.shape[1]), 1)[1].numpy()
+    except PromptError:  # beside the image: only the network's disks are large enough to touch it
+        return mask
     _, labels = cv2.connectedComponents(mask.astype(np.uint8))
     touched = np.unique(labels[positive > 0])
     meant = np.isin(labels, touched[touched > 0])

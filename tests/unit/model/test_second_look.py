@@ -242,6 +242,16 @@ def test_a_large_object_is_looked_at_once(model):
     assert len(play.asked) == 1
 
 
+@pytest.mark.parametrize("col", [-4, 603])
+def test_a_mark_beside_the_image_is_answered_as_by_the_first_look_at_least(model, col):
+    looker = Looker(model)
+    sight = looker.encode(picture())
+    edge = shown(100, 0, 110, 10) if col < 0 else shown(100, 590, 110, 600)
+    marked = Prompt((Click(105, col),), mask=edge)
+    assert find_window(model, marked, SIZE) is not None
+    assert looker.decode(sight, marked).mask().shape == SIZE
+
+
 def test_what_is_lost_in_the_window_keeps_the_first_answer(model):
     play = Scripted(model, (6, 7), (0, 0))
     found = play.answer(Prompt((Click(170, 170),)), (400, 400))
