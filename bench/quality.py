@@ -99,7 +99,7 @@ def measure(
     cuts: dict[str, list[Curve]] = {"GrabCut, box": [], "GrabCut, clicks": []}
     cases: list[Case] = []
     for item in track(items, "Measuring", console=Console(stderr=True)):
-        indices, image = item.load_mask(), item.load_image()
+        image, indices = item.load()
         target = largest_instance(indices)
         if target is None:
             continue
@@ -110,7 +110,7 @@ def measure(
             early = zip(found.answers[:5], found.iou, strict=False)
             scores += [(answer.score, float(true)) for answer, true in early]
             if kind == "click":
-                cases.append(Case(image, target, found.masks[0], float(found.iou[0])))
+                cases.append(Case(image, target, found.answers[0].mask(), float(found.iou[0])))
         small, small_target = _shrunk(image, target)
         if small_target.any():
             boxed = iou(grabcut_from_box(small, small_target), small_target)

@@ -104,7 +104,7 @@ def measure(
     rng = np.random.default_rng(0)
     looker = Looker(model)
     for item in track([items[k] for k in rng.permutation(len(items))], "Prompting"):
-        image, indices = item.load_image(), item.load_mask()
+        image, indices = item.load()
         chosen = objects(indices, each, rng)
         if not chosen:
             continue

@@ -38,14 +38,14 @@ def calibrate(
     true: list[float] = []
     for done, item in enumerate(items):
         progress(done, len(items))
-        indices = item.load_mask()
+        image, indices = item.load()
         areas = np.bincount(indices.ravel(), minlength=256)
         areas[[0, IGNORE]] = 0
         embedding = None
         for index in np.argsort(areas)[::-1][:INSTANCES]:
             if areas[index] < SMALLEST:
                 continue
-            embedding = embedding or model.encode(item.load_image())
+            embedding = embedding or model.encode(image)
             kind = str(rng.choice(START_KINDS))
             target, known = indices == index, indices != IGNORE
             found = click_curve(model, embedding, target, CLICKS, known, kind)

@@ -40,7 +40,7 @@ def make_crop(item: MaskItem, size: int, n_targets: int, rng: np.random.Generato
         n_targets: T; instances repeat when the crop holds fewer.
         rng: the only source of chance.
     """
-    image, indices = item.load_image(), item.load_mask()
+    image, indices = item.load()
     areas = np.bincount(indices.ravel(), minlength=256).astype(float)
     areas[[0, IGNORE]] = 0
     present = np.flatnonzero(areas)

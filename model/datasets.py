@@ -38,6 +38,20 @@ class MaskItem:
     categories: Mapping[int, str] | None = field(default=None, hash=False)
     dataset: str = ""
 
+    def load(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """The picture and its mask, as ``load_image`` and ``load_mask``.
+
+        Raises:
+            DatasetError: as they do, and where the two are not of one size.
+        """
+        image, mask = self.load_image(), self.load_mask()
+        if image.shape[:2] != mask.shape:
+            raise DatasetError(
+                f"{self.mask} is not of its picture's size (which is turned upright where its EXIF "
+                "says so); mend the set."
+            )
+        return image, mask
+
     def load_image(self) -> npt.NDArray[np.uint8]:
         """uint8 ``[H, W, 3]`` RGB, upright.
 

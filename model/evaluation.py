@@ -68,12 +68,10 @@ class ClickCurve:
         iou: after each click, float64 ``[clicks]``; a perfect mask needs no more clicks: its
             value is repeated.
         answers: of each click that was made.
-        masks: of each answer, bool ``[H, W]``.
     """
 
     iou: Curve
     answers: list[Prediction]
-    masks: list[Mask]
 
 
 def click_curve(
@@ -95,7 +93,7 @@ def click_curve(
     """
     known = np.ones_like(target) if known is None else known
     predicted, used = np.zeros_like(target), np.zeros_like(target)
-    result = ClickCurve(np.ones(clicks), [], [])
+    result = ClickCurve(np.ones(clicks), [])
     prompt = Prompt()
     for k in range(clicks):
         if k == 0 and start != "click":
@@ -110,7 +108,6 @@ def click_curve(
         predicted = prediction.mask()
         result.iou[k] = iou(predicted & known, target & known)
         result.answers.append(prediction)
-        result.masks.append(predicted)
         prompt = replace(prompt, mask=prediction.probability)
     return result
 
@@ -152,11 +149,11 @@ def evaluate_folder(
     scored: dict[str, list[tuple[float, float]]] = {start: [] for start in starts}
     for done, item in enumerate(items):
         progress(done, len(items))
-        indices = item.load_mask()
+        image, indices = item.load()
         target = largest_instance(indices)
         if target is None:
             continue
-        embedding = model.encode(item.load_image())
+        embedding = model.encode(image)
         known = indices != IGNORE
         for start in starts:
             found = click_curve(model, embedding, target, clicks, known, start)

@@ -94,10 +94,8 @@ def encode_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     for done, item in enumerate(named, start=1):
-        image, indices = item.load_image(), item.load_mask()
-        if image.shape[:2] != indices.shape:
-            raise DatasetError(f"{item.mask} is not of its picture's size; mend the set.")
-        digest = hashlib.sha256(model.encoder_fingerprint.encode())
+        image, indices = item.load()
+        digest = hashlib.sha256(f"{model.encoder_fingerprint} {model.preprocess_id}".encode())
         digest.update(repr(image.shape).encode())
         digest.update(image.tobytes())
         path = folder / f"{digest.hexdigest()[:32]}.safetensors"

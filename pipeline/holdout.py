@@ -109,6 +109,6 @@ def answers(
     for row, (embedding, mask) in enumerate(Samples(regions, embeddings, model)):
         clicked = click_curve(model, embedding, mask, clicks)
         curves[row] = clicked.iou
-        boundary[row] = boundary_iou(clicked.masks[:BOUNDARY_CLICKS][-1], mask)
+        boundary[row] = boundary_iou(clicked.answers[:BOUNDARY_CLICKS][-1].mask(), mask)
         progress(row + 1, len(regions))
     return Answers(curves, boundary)

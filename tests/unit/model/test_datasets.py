@@ -37,6 +37,15 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
         read_folder(tmp_path)
 
 
+def test_a_mask_of_another_size_than_its_picture_is_refused(tmp_path):
+    write_folder(tmp_path, 1)
+    (item,) = read_folder(tmp_path)
+    assert item.load()[0].shape[:2] == item.load()[1].shape
+    Image.open(item.image).resize((50, 70)).save(item.image)
+    with pytest.raises(DatasetError, match="size"):
+        item.load()
+
+
 def test_a_manifest_may_name_what_the_instances_are(tmp_path):
     lines: list[dict] = [
         {},
