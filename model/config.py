@@ -88,13 +88,15 @@ class SegNextConfig:
             raise _unfit("holds a width or size out of range")
         if self.size < 2 * PATCH or (self.size % PATCH and self.encoder != "vit"):
             raise _unfit(f"asks for a size of {self.size} pixels")
-        if self.dim % self.heads or self.dim % self.fusion_heads:
-            raise _unfit("has a dim that its heads do not divide")
+        # A quarter of the small encoder's channels each say sine or cosine of row or column.
+        parts = 4 if self.encoder == "mobilenetv2" else 1
+        if any(self.dim % n for n in (self.heads, self.fusion_heads, parts)):
+            raise _unfit("has a dim that its heads, or 4, do not divide")
         if not (_is_whole(self.depth, 0, DEEPEST) and _is_whole(self.fusion_depth, 0, DEEPEST)):
             raise _unfit("asks for a depth out of range")
         if not (
-            0 < self.mlp_ratio <= 16
-            and 0 < self.fusion_mlp_ratio <= 16
+            1 / self.dim <= self.mlp_ratio <= 16
+            and 1 / self.dim <= self.fusion_mlp_ratio <= 16
             and 0 <= self.dropout < 1
             and 0 < self.threshold < 1
         ):

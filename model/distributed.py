@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -55,7 +56,8 @@ def join_team(device: str) -> Iterator[Team]:
     if cuda:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    # The others wait while the leading process measures; the usual ten minutes are too few.
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=3))
     try:
         yield Team(dist.get_rank(), size, device)
     finally:

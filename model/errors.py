@@ -6,6 +6,11 @@ Every error a user can cause is one of these, and its message is one sentence th
 
 from __future__ import annotations
 
+import pickle
+
+# What ``torch.load``, and taking what it gave, raise of a file that is damaged or something else.
+UNREADABLE = (RuntimeError, KeyError, ValueError, TypeError, EOFError, pickle.UnpicklingError)
+
 
 class MaskloopError(Exception):
     """Root of every error maskloop raises on purpose. ``str(error)`` is fit to show to a user."""

@@ -1,6 +1,7 @@
 """How a network is trained, as a value read from a YAML file.
 
-``model/recipes/default.yaml`` made the weights that ship; ``larger.yaml`` is for those with a GPU.
+``model/recipes/default.yaml`` trains the small model, ``larger.yaml`` one for those with a GPU; how
+the weights that ship were made is in ``model/weights/README.md``.
 """
 
 from __future__ import annotations
@@ -122,6 +123,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _check(recipe: Recipe, name: str) -> None:
+    sources = [*recipe.data, *([recipe.validation] if recipe.validation else [])]
     counts = (recipe.steps, recipe.images, recipe.targets, recipe.save_every, recipe.validate_every)
     sound = (
         recipe.data
@@ -131,7 +133,10 @@ def _check(recipe: Recipe, name: str) -> None:
         and recipe.crop % 32 == 0
         and recipe.learning_rate >= 0
         and 0 <= recipe.ema < 1
+        and recipe.seed >= 0
+        and recipe.weight_decay >= 0
         and all(source.share > 0 for source in recipe.data)
+        and all(source.limit is None or source.limit > 0 for source in sources)
         and set(recipe.kinds) <= set(KINDS)
         and all(share >= 0 for share in recipe.kinds.values())
         and 0 < sum(recipe.kinds.values()) < math.inf
@@ -142,7 +147,8 @@ def _check(recipe: Recipe, name: str) -> None:
             "ema is below 1, shares are above 0, data names a folder, kinds are of "
             f"{', '.join(KINDS)}."
         )
-    recipe.config  # noqa: B018  # a shape that cannot be is refused now, not after loading data
+    if recipe.config.encoder != "mobilenetv2":  # a shape that cannot be is refused by asking for it
+        raise RecipeError(f"{name} asks for a plain transformer; recipes train the small encoder.")
 
 
 def _resolved(recipe: Recipe, base: Path) -> Recipe:

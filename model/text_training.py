@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from model.embedding import stack
 from model.episodes import corrected_loss
-from model.errors import CheckpointError
+from model.errors import UNREADABLE, CheckpointError
 from model.finetune import schedule
 from model.named_pictures import Drawing, Picture, Words, draw
 from model.progress import Progress, silent
@@ -74,8 +74,8 @@ def train_text(
     """Give a copy of ``base`` a text branch, or go on with what ``state`` holds.
 
     Args:
-        base: left as it is. A text branch on the same tower that it has is trained on; another one
-            is replaced.
+        base: left as it is. A text branch that it has is trained on where tower and depth are those
+            of ``config``, else replaced.
         pictures: what is learned from.
         state: file that a killed run goes on from.
 
@@ -241,6 +241,6 @@ def _resume(path: Path, run: str, pairs: Pairs, optimizer: torch.optim.Optimizer
                 for mine, its in zip(pair, saved, strict=True):
                     mine.copy_(its)
         optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, KeyError, ValueError, EOFError) as error:
+    except UNREADABLE as error:
         raise CheckpointError(f"{path} cannot be read ({error}); {remedy}") from None
     return int(state["step"])

@@ -27,7 +27,7 @@ from model.crops import MIN_AREA, Crop, make_crop
 from model.datasets import MaskItem
 from model.distributed import Team, join_team
 from model.episodes import episode_loss
-from model.errors import CheckpointError, DatasetError
+from model.errors import UNREADABLE, CheckpointError, DatasetError
 from model.evaluation import evaluate_folder, summarize
 from model.progress import Progress, silent
 from model.recipe import Recipe
@@ -91,16 +91,18 @@ def load_backbone(model: SegNext, path: Path) -> None:
     """Load a timm state dict of ``mobilenetv2_100`` into the small encoder's backbone.
 
     Raises:
-        CheckpointError: the file is missing or lacks part of the backbone.
+        CheckpointError: the file is missing, damaged or lacks part of the backbone.
     """
     if not path.is_file():
         raise CheckpointError(f"There is no warm start at {path}; check the path.")
-    state = torch.load(path, map_location="cpu", weights_only=True)
     backbone = model.backbone.get_submodule("backbone")
-    missing = [name for name in backbone.state_dict() if name not in state]
-    if missing:
-        raise CheckpointError(f"{path.name} lacks {missing[0]}; give a mobilenetv2_100 state dict.")
-    backbone.load_state_dict({name: state[name] for name in backbone.state_dict()})
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        backbone.load_state_dict({name: state[name] for name in backbone.state_dict()})
+    except UNREADABLE as error:
+        raise CheckpointError(
+            f"{path.name} is no warm start ({error}); give a mobilenetv2_100 state dict."
+        ) from None
 
 
 def _start(recipe: Recipe) -> SegNext:
@@ -141,9 +143,10 @@ def _loss(model: SegNext, crops: list[Crop], recipe: Recipe, step: int, team: Te
         )
 
 
-class _Steps(Dataset[list[Crop]]):
-    """The crops of each step. Its chance depends on the step's number and the process alone, so a
-    resumed run sees what an unbroken one would."""
+class _Steps(Dataset[list[Crop] | DatasetError]):
+    """The crops of each step, or why there are none: an error that leaves a worker process by
+    itself arrives as a traceback. Its chance depends on the step's number and the process alone,
+    so a resumed run sees what an unbroken one would."""
 
     def __init__(self, recipe: Recipe, rank: int) -> None:
         self._recipe, self._rank = recipe, rank
@@ -155,7 +158,13 @@ class _Steps(Dataset[list[Crop]]):
             weights += [source.share] * len(items)
         self._edges = np.cumsum(weights) / sum(weights)
 
-    def __getitem__(self, step: int) -> list[Crop]:
+    def __getitem__(self, step: int) -> list[Crop] | DatasetError:
+        try:
+            return self._draw(step)
+        except DatasetError as error:
+            return error
+
+    def _draw(self, step: int) -> list[Crop]:
         recipe = self._recipe
         rng = np.random.default_rng((recipe.seed, step, self._rank, 0))
         crops: list[Crop] = []
@@ -172,7 +181,7 @@ class _Steps(Dataset[list[Crop]]):
         )
 
 
-def _batches(recipe: Recipe, start: int, team: Team) -> Iterator[list[Crop]]:
+def _batches(recipe: Recipe, start: int, team: Team) -> Iterator[list[Crop] | DatasetError]:
     loader = DataLoader(
         _Steps(recipe, team.rank),
         batch_size=None,
@@ -184,7 +193,7 @@ def _batches(recipe: Recipe, start: int, team: Team) -> Iterator[list[Crop]]:
     return iter(loader)
 
 
-def _as_is(crops: list[Crop]) -> list[Crop]:
+def _as_is(crops: list[Crop] | DatasetError) -> list[Crop] | DatasetError:
     return crops
 
 
@@ -242,17 +251,21 @@ def _save_state(
 def _resume(path: Path, model: SegNext, average: SegNext, optimizer: torch.optim.Optimizer) -> int:
     if not path.is_file():
         return 0
+    groups = optimizer.param_groups
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
+        wanted = [{k: group[k] for k in ("scale", "weight_decay")} for group in groups]
         optimizer.load_state_dict(state["optimizer"])
+        for group, values in zip(optimizer.param_groups, wanted, strict=True):
+            group.update(values)  # a recipe may change between two parts of a run
         torch.set_rng_state(state["torch_rng"])
-    except (RuntimeError, KeyError, ValueError) as error:
+        return int(state["step"])
+    except UNREADABLE as error:
         raise CheckpointError(
             f"{path} is not the state of this run ({error}); remove it to start again."
         ) from None
-    return int(state["step"])
 
 
 class _Log:
@@ -264,7 +277,7 @@ class _Log:
         self._since = time.monotonic()
         self._waited = 0.0
 
-    def waiting(self, batches: Iterator[list[Crop]]) -> Iterator[list[Crop]]:
+    def waiting(self, batches: Iterator[list[Crop] | DatasetError]) -> Iterator[list[Crop]]:
         while True:
             began = time.monotonic()
             try:
@@ -272,6 +285,8 @@ class _Log:
             except StopIteration:
                 return
             self._waited += time.monotonic() - began
+            if isinstance(crops, DatasetError):
+                raise crops
             yield crops
 
     def loss(self, value: float) -> None:

@@ -42,6 +42,11 @@ def test_both_recipes_are_there():
         "data: [{folder: a}]\nema: 1",
         "data: [{folder: a}]\nlearning_rate: .nan",
         "data: [{folder: a}]\nworkers: -1",
+        "data: [{folder: a, limit: 0}]",
+        "data: [{folder: a}]\nvalidation: {folder: a, limit: -1}",
+        "data: [{folder: a}]\nseed: -1",
+        "data: [{folder: a}]\nweight_decay: -0.1",
+        "data: [{folder: a}]\nshape: {encoder: vit}",
         "data: [{folder: a}]\nkinds: {klick: 1}",
         "data: [{folder: a}]\nkinds: {click: -1, box: 2}",
         "data: [{folder: a}]\nkinds: {click: 0}",
@@ -56,7 +61,16 @@ def test_what_is_no_recipe_is_refused_in_a_sentence(text, tmp_path):
         read_recipe(tmp_path / "recipe.yaml")
 
 
-@pytest.mark.parametrize("shape", ["{sise: 5}", "{size: 100}", "{dim: [1]}", "{heads: 3}"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "{sise: 5}",
+        "{size: 100}",
+        "{dim: [1]}",
+        "{heads: 3}",
+        "{dim: 390, heads: 6, fusion_heads: 6}",
+    ],
+)
 def test_a_shape_that_cannot_be_built_is_refused(shape, tmp_path):
     (tmp_path / "recipe.yaml").write_text(f"data: [{{folder: a}}]\nshape: {shape}")
     with pytest.raises(CheckpointError, match=r"\.$"):

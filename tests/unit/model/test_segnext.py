@@ -207,7 +207,8 @@ def test_fingerprint_follows_the_encoder_and_nothing_else():
 
 @pytest.mark.parametrize(
     "change", [{"size": 70}, {"dim": 33}, {"heads": 0}, {"neck": (1, 2, 3)}, {"fusion": "x"},
-               {"depth": -1}, {"dim": 10**9}, {"encoder": "resnet"}],
+               {"depth": -1}, {"dim": 10**9}, {"encoder": "resnet"},
+               {"dim": 30, "heads": 2, "fusion_heads": 2}, {"mlp_ratio": 1e-3}],
 )  # fmt: skip
 def test_a_config_that_cannot_be_built_is_refused(change):
     with pytest.raises(CheckpointError, match=r"\.$"):

@@ -100,7 +100,8 @@ def test_a_run_killed_while_it_ended_still_gets_its_result(tmp_path, monkeypatch
 
 def test_a_set_without_targets_of_some_size_is_refused(tmp_path):
     write_folder(tmp_path / "data", 1)
-    Image.fromarray(np.zeros((96, 96), np.uint8)).save(tmp_path / "data/masks/shape0.png")
+    mask = tmp_path / "data/masks/shape0.png"
+    Image.fromarray(np.zeros_like(np.asarray(Image.open(mask)))).save(mask)
     with pytest.raises(DatasetError, match="larger"):
         train(recipe(tmp_path / "data"), tmp_path / "run")
 
@@ -191,6 +192,18 @@ def test_a_warm_start_fills_the_backbone_and_a_partial_one_is_refused(tmp_path):
     torch.save(source, tmp_path / "b.pth")
     with pytest.raises(CheckpointError, match=r"conv_stem.weight"):
         load_backbone(model, tmp_path / "b.pth")
+    for damaged in (b"", b"no pickle", (tmp_path / "a.pth").read_bytes()[:1000]):
+        (tmp_path / "c.pth").write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"c.pth is no warm start"):
+            load_backbone(model, tmp_path / "c.pth")
+
+
+def test_a_picture_that_cannot_be_read_ends_a_run_in_a_sentence(tmp_path):
+    write_folder(tmp_path / "data", 1)
+    (tmp_path / "data/images/shape0.png").write_bytes(b"not a picture")
+    with pytest.raises(DatasetError) as raised:
+        train(recipe(tmp_path / "data", workers=1), tmp_path / "run")
+    assert "\n" not in str(raised.value) and str(raised.value).endswith(".")
 
 
 def test_a_fine_tune_learns_from_embeddings_and_keeps_the_encoder():
