@@ -130,7 +130,8 @@ def _judge(click: Click, answer: Prediction, config: ProposalConfig) -> Proposal
     cut = _cut(answer)
     mask = logits > cut
     part = _part_at(mask, _cell(click, answer))
-    if not config.min_area <= part.mean() <= config.max_area or _is_ground(part):
+    fits = part.any() and config.min_area <= part.mean() <= config.max_area
+    if not fits or _is_ground(part):
         return None
     trimmed = np.where(mask & ~part, np.float32(OUTSIDE), logits)
     narrow = np.count_nonzero(trimmed > cut + config.offset)
@@ -174,8 +175,8 @@ def distinct(found: Sequence[Proposal], config: ProposalConfig) -> list[Proposal
         return []
     masks = np.stack([proposal.cells.ravel() for proposal in order])
     # One product for all pairs; float32 counts exactly up to 2**24 cells, and BLAS is quick at it.
-    areas = masks.sum(1)
-    common = masks.astype(np.float32) @ masks.T.astype(np.float32)
+    areas, ones = masks.sum(1), masks.astype(np.float32)
+    common = ones @ ones.T
     iou = common / (areas[:, None] + areas[None] - common)
     kept: list[int] = []
     for index in range(len(order)):

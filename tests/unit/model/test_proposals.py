@@ -86,6 +86,11 @@ def test_the_same_image_has_the_same_proposals(model: SegNext, embedding: Embedd
     assert steps[-1] == (15, 15)
 
 
+def test_with_no_least_size_a_click_outside_its_own_mask_is_still_no_proposal(model, embedding):
+    for proposal in propose(model, embedding, ProposalConfig(grid=8, min_area=0)):
+        assert proposal.area > 0 and proposal.cells.any()
+
+
 def test_proposals_of_a_large_image_are_kept_small(model: SegNext, embedding: Embedding) -> None:
     large = replace(embedding, image_size=(4500, 6000))
     found = propose(model, large, ProposalConfig(grid=4))
