@@ -129,7 +129,7 @@ def _row(found: dict[str, Any], base: dict[str, Any] | None) -> dict[str, Any]:
         "minutes": round(found["seconds"] / 60, 1),
         "parameters": f"{found['parameters'] / 1e6:.1f} M",
         **{
-            f"{start}{k}": _against(found[start], base and base[start], k)
+            f"{start}{k}": _against(found[start], base[start] if base else None, k)
             for start, k in (("click", 1), ("click", 3), ("click", 5), ("box", 1))
         },
     }

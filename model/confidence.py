@@ -1,7 +1,8 @@
 """How good a mask is, estimated without knowing the object: the score of a prediction.
 
 Five statistics of the answer's probabilities go through one logistic function whose six numbers
-are fitted on simulated prompts, for the weights they travel with (``SegNextConfig.confidence``).
+are fitted on simulated prompts and travel with the weights (``SegNextConfig.confidence``); a
+fine-tune keeps those of its base.
 What is estimated is the IoU of the mask with what the annotator means.
 """
 

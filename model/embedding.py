@@ -81,8 +81,7 @@ def stack(
     embeddings: Sequence[Embedding], device: torch.device
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Features and skips of embeddings of one shape as float32 batches that autograd may use."""
-    # Cloned: embeddings made under inference mode cannot take part in autograd.
-    features = torch.stack([each.features.float().clone() for each in embeddings]).to(device)
+    features = torch.stack([each.features.float() for each in embeddings]).to(device)
     levels = zip(*(each.skips for each in embeddings), strict=True)
-    skips = tuple(torch.stack([t.float().clone() for t in level]).to(device) for level in levels)
+    skips = tuple(torch.stack([t.float() for t in level]).to(device) for level in levels)
     return features, skips

@@ -58,8 +58,8 @@ class Exported:
 def export(model: SegNext, folder: Path) -> Exported:
     """Write ``model`` as ``encoder.onnx`` and ``decoder.onnx``, compared with PyTorch.
 
-    Both files appear in ``folder`` when they were found to give the network's masks, or not at
-    all. Words are not exported: a text branch stays behind.
+    Both files appear in ``folder`` when they were found to give the network's masks, else neither.
+    Words are not exported: a text branch stays behind.
 
     Raises:
         ExportError: the ONNX packages are not installed, ``folder`` cannot be written, or the

@@ -14,6 +14,7 @@ import torch
 
 from model.decoder import PATCH
 from model.errors import ExportError
+from model.evaluation import iou
 from model.prompts import Box, Click, Polygon, Prompt
 from model.rasterise import prompt_map
 from model.segnext import MULTIPLE, SegNext
@@ -66,7 +67,7 @@ class Files:
         self, maps: dict[str, Array], prompts: Sequence[Prompt], image_size: tuple[int, int]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
         """Masks ``[N, *image_size]`` and logits ``[N, h, w]`` of prompts with clicks, at most one
-        box, polygons, and logits (not probabilities) as ``mask``."""
+        box, polygons, and a mask of probabilities."""
         rows, cols = maps["image_embeddings"].shape[2:]
         inputs = maps | request(prompts, image_size, (rows * PATCH, cols * PATCH))
         masks, logits = self._decoder.run(["masks", "low_res_masks"], inputs)
@@ -141,7 +142,7 @@ def compare(model: SegNext, encoder: Path, decoder: Path) -> Agreement:
                     total.answers + 1,
                     # A NaN must not pass for a small difference.
                     max(total.logits_difference, float(np.nan_to_num(difference, nan=np.inf))),
-                    min(total.mask_iou, _iou(ours.mask(), mask)),
+                    min(total.mask_iou, iou(ours.mask(), mask)),
                 )
     if not total.holds:
         raise ExportError(
@@ -173,8 +174,3 @@ def _prompts(
         Prompt(boxes=(box,)),
         Prompt((corner,), polygons=(triangle,), mask=previous),
     ]
-
-
-def _iou(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
-    union = int((one | other).sum())
-    return int((one & other).sum()) / union if union else 1.0
