@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import re
 import time
 from collections.abc import Iterator
@@ -28,28 +29,30 @@ class _TryAgainError(Exception):
 def fetch_drive(file_id: str, target: Path, progress: Progress = silent) -> None:
     """Fetch a public file of Google Drive by its id; ``progress`` counts bytes.
 
+    What has come stays beside ``target``, and the next call goes on from there. gdown cannot tell
+    whether the file changed in between: who reads it must notice, as the sums in a .pth let one.
+
     Raises:
         CheckpointError: it cannot be had now, or is too large.
     """
-    import gdown
 
     def report(done: int, total: int | None) -> None:
         _check_size(max(done, total or 0), "The file")
         progress(done, total)
 
     with _alone(target):
+        resumes = bool(_drive_parts(target))
         try:
-            gdown.download(
-                id=file_id,
-                output=str(target),
-                quiet=True,
-                use_cookies=False,
-                resume=True,
-                progress=report,
-                timeout=TIMEOUT,
-                retries=DRIVE_RETRIES,
-            )
-        except CheckpointError:  # ours, from ``report``
+            try:
+                _from_drive(file_id, target, report)
+            except Exception as error:
+                # So a part is refused that is longer than what the file has become, or is whole.
+                if not resumes or "byte range" not in str(error):
+                    raise
+                _delete(_drive_parts(target))
+                _from_drive(file_id, target, report)
+        except CheckpointError:  # ours, from ``report``: nobody will go on with so much
+            _delete(_drive_parts(target))
             raise
         except Exception as error:  # gdown reads pages that may be anything
             # What requests raises are OSErrors, with more in them than a person wants to read.
@@ -59,6 +62,31 @@ def fetch_drive(file_id: str, target: Path, progress: Progress = silent) -> None
                 "fetch it with a browser and give its path, or try again, which goes on where "
                 "this ended."
             ) from error
+
+
+def _from_drive(file_id: str, target: Path, progress: Progress) -> None:
+    import gdown
+
+    gdown.download(
+        id=file_id,
+        output=str(target),
+        quiet=True,
+        use_cookies=False,
+        resume=True,
+        progress=progress,
+        timeout=TIMEOUT,
+        retries=DRIVE_RETRIES,
+    )
+
+
+def _drive_parts(target: Path) -> list[Path]:
+    """gdown puts eight characters of its own into a part's name."""
+    return list(target.parent.glob(f"{glob.escape(target.name)}????????.part"))
+
+
+def _delete(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def fetch_url(url: str, target: Path, progress: Progress = silent) -> None:

@@ -236,9 +236,7 @@ def test_an_address_is_shown_without_its_secrets() -> None:
 # --- Google Drive, by gdown ---
 
 
-def test_a_drive_file_is_fetched_by_gdown_and_resumed(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def drive_on_loopback(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """gdown itself runs; only the address it makes of the id leads to a server here."""
     asked: list[dict[str, Any]] = []
     real = gdown.download
@@ -248,9 +246,16 @@ def test_a_drive_file_is_fetched_by_gdown_and_resumed(
         return real(url=server.url.partition("?")[0], **options)
 
     monkeypatch.setattr(gdown, "download", on_loopback)
+    monkeypatch.setattr(downloading, "DRIVE_RETRIES", 0)
+    return asked
+
+
+def test_a_drive_file_is_fetched_by_gdown_and_resumed(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = drive_on_loopback(server, monkeypatch)
     seen: list[tuple[int, int | None]] = []
     server.drop_after = [700_000]  # gdown keeps pieces of half a megabyte
-    monkeypatch.setattr(downloading, "DRIVE_RETRIES", 0)
     with pytest.raises(CheckpointError, match=r"uc\?id=some-id cannot be fetched"):
         fetch_drive("some-id", tmp_path / "a")
     fetch_drive("some-id", tmp_path / "a", lambda done, total: seen.append((done, total)))
@@ -259,6 +264,43 @@ def test_a_drive_file_is_fetched_by_gdown_and_resumed(
     assert asked[0]["output"] == str(tmp_path / "a") and asked[0]["resume"] is True
     assert server.asked[-1] is not None  # the second call asked for the rest only
     assert seen[-1] == (len(DATA), len(DATA))
+
+
+@pytest.mark.parametrize("size", [300_000, 524_288])
+def test_a_drive_file_that_became_shorter_is_fetched_anew(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    drive_on_loopback(server, monkeypatch)
+    server.drop_after = [700_000]
+    with pytest.raises(CheckpointError):
+        fetch_drive("some-id", tmp_path / "a")
+    assert left_behind(tmp_path) != set()
+    server.data, server.etag = DATA[:size], '"two"'
+    fetch_drive("some-id", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == server.data
+    assert left_behind(tmp_path) == {"a"}
+
+
+def test_a_drive_file_that_cannot_be_had_now_keeps_what_came(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive_on_loopback(server, monkeypatch)
+    server.drop_after, kept = [700_000, 0, 0], []
+    for _ in range(2):
+        with pytest.raises(CheckpointError):
+            fetch_drive("some-id", tmp_path / "a")
+        kept.append(sorted((path.name, path.stat().st_size) for path in tmp_path.glob("*.part")))
+    assert len(kept[0]) == 1 and kept[0] == kept[1]
+
+
+def test_a_drive_file_that_is_too_large_leaves_nothing(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive_on_loopback(server, monkeypatch)
+    monkeypatch.setattr(downloading, "MAX_BYTES", 100_000)
+    with pytest.raises(CheckpointError, match="no SegNext"):
+        fetch_drive("some-id", tmp_path / "a")
+    assert left_behind(tmp_path) == set()
 
 
 def test_a_drive_that_answers_with_a_page_is_a_sentence(
