@@ -27,7 +27,8 @@ RELEASED = {
     "vitb-sax2": "1uHEcvwA2spsLQqDJiYKqv1pf3vgLAG7-",
     "vitb-sax2-hq": "1qkXIvxnlY3Z4xLYGWJcoAHBUNyDmvwPS",  # fine-tuned on HQSeg-44K
 }
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,54}")  # a piece of a checksum may come behind it
+LONGEST = 55  # characters of a name: a piece of a checksum may come behind it
+NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST - 1}}}")
 TAKEN = re.compile(
     r"v\d+|base(-.*)?|candidate-.*|serving"
 )  # what versions are called by themselves
@@ -157,8 +158,8 @@ def _check_name(runtime: Runtime, name: str, source: str) -> None:
     """Before anything is fetched. A version of that name from the same place may be this one."""
     if not NAME.fullmatch(name) or TAKEN.fullmatch(name):
         raise CheckpointError(
-            f"{name[:80]!r} cannot be a version's name; take up to 55 letters, digits, dots and "
-            "dashes, and none of the names that versions get by themselves (v7, base)."
+            f"{name[:80]!r} cannot be a version's name; take up to {LONGEST} letters, digits, dots "
+            "and dashes, and none of the names that versions get by themselves (v7, base)."
         )
     with runtime.sessions() as session:
         taken = session.scalars(select(ModelVersion).where(ModelVersion.name == name)).first()
@@ -173,8 +174,8 @@ def _taken(name: str) -> CheckpointError:
 def _derived(what: str) -> str:
     stem = Path(shown(what)).name if _is_address(what) else Path(what).name
     stem = re.sub(r"\.(pth|pt|safetensors)$", "", stem)
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:50]
-    return f"model-{stem}".rstrip("-") if not stem or TAKEN.fullmatch(stem) else stem
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:LONGEST]
+    return f"model-{stem}"[:LONGEST].rstrip("-") if not stem or TAKEN.fullmatch(stem) else stem
 
 
 # --- what is said of it ---

@@ -195,6 +195,15 @@ def test_names_are_made_of_what_files_are_called(loop: Loop, tmp_path: Path) -> 
         assert add(loop.runtime, str(path)).name == name
 
 
+def test_names_fit_where_they_are_kept(loop: Loop, tmp_path: Path) -> None:
+    """SQLite does not care; PostgreSQL refuses the row."""
+    file = f"base-{'x' * 45}.pth"
+    for seed in range(2):
+        path = write_released(tmp_path / str(seed) / file, seed)
+        assert len(add(loop.runtime, str(path)).name) <= 64
+    assert len(names(loop)) == 3
+
+
 # --- an address, and the released files ---
 
 
