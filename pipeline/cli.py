@@ -128,7 +128,7 @@ def propose(
     task: Annotated[
         list[int] | None, typer.Option("--task", help="Only this task; may be given repeatedly.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many tasks.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many tasks.")] = None,
     label: Annotated[
         str | None, typer.Option(help="Of the masks; default: the labelling config's first.")
     ] = None,
@@ -150,7 +150,10 @@ def propose(
 
     runtime = _runtime()
     project_id = runtime.project(project)
-    with job(runtime.sessions, "propose") as handle, console.progress_bar("Proposing") as bar:
+    with (
+        job(runtime.sessions, "propose", exclusive=True) as handle,
+        console.progress_bar("Proposing") as bar,
+    ):
         report = propose_project(
             runtime,
             project_id,
@@ -163,7 +166,7 @@ def propose(
         )
         handle.message = (
             f"{report.regions} masks are proposed on {report.proposed} of {report.tasks} tasks "
-            f"without an annotation; {report.left} had proposals."
+            f"without an annotation; {report.left} were done before."
         )
         handle.result = asdict(report)
     _print_problems(report.problems)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from model.errors import MaskloopError
 from model.progress import Progress, silent
@@ -23,7 +24,7 @@ from pipeline.events import task_of
 from pipeline.label_config import LabelConfig, read_label_config
 from pipeline.label_studio import Json
 from pipeline.masks import clean
-from pipeline.order import PROPOSED, are_proposals, proposals_version, round_version
+from pipeline.order import our_proposals, proposals_version, round_version
 from pipeline.regions import brush_region, label_of
 from pipeline.runtime import Runtime
 from pipeline.tables import Round, RoundItem
@@ -41,7 +42,8 @@ class ProposeReport:
 
     Attributes:
         tasks: how many have no annotation.
-        left: of them, those that had proposals of the serving version and label already.
+        left: of them, those that the serving version had proposed for already, with that label, or
+            in vain. With a limit, as far as it had to look.
         proposed: of them, those that were given proposals, of ``regions`` masks in all.
         problems: task id in Label Studio -> sentence.
         advice: what keeps annotators from seeing the proposals, as sentences.
@@ -62,8 +64,6 @@ class Target:
     project_id: int
     config: LabelConfig
     label: str
-    round_id: int | None  # of the newest round
-    round_version: str | None  # as Label Studio knows it
 
 
 def propose_project(
@@ -80,11 +80,13 @@ def propose_project(
     """Propose masks for the tasks of a project that have no annotation, those of its round first.
 
     A task's proposals are one prediction, which takes the place of an earlier call's; predictions
-    and annotations of others stay as they are. One task that fails does not stop the rest.
+    and annotations of others stay as they are. One task that fails does not stop the rest. Where
+    nothing is found the prediction is empty, so that the next call need not look again.
 
     Args:
         only: these tasks alone, by their ids in Label Studio; they are always proposed for anew.
-        limit: at most so many tasks.
+        limit: stop after so many tasks; those that failed do not count, or they would be all that
+            is ever tried.
         label: of the masks; None: the first that the labelling config gives them.
         again: also tasks that have proposals of the serving version with this label.
 
@@ -95,25 +97,35 @@ def propose_project(
     target = _target(runtime, project_id, label)
     rows = _waiting(runtime, target, only)
     anew = bool(again or only)
-    due = [task for task in rows if anew or not _stand(runtime, target, task)]
     problems = {task: NOT_WAITING for task in only if task not in rows}
-    proposed = regions = 0
-    for done, task in enumerate(due[:limit]):
-        progress(done, len(due[:limit]))
+    total = len(rows) if limit is None else min(limit, len(rows))
+    left = tried = proposed = regions = 0
+    for looked, (task, row) in enumerate(rows.items()):
+        if tried == limit:
+            break
+        report = _at(looked if limit is None else tried, total, progress)
+        report(0, None)
         try:
-            found = _propose_task(runtime, target, task, rows[task], config)
+            if not anew and _stand(runtime, target, task):
+                left += 1
+                continue
+            found = _propose_task(runtime, target, task, row, config, report)
         except MaskloopError as error:
             problems[task] = str(error)
             continue
-        proposed, regions = proposed + bool(found), regions + found
-    progress(len(due[:limit]), len(due[:limit]))
-    left = len(rows) - len(due)
+        tried, proposed, regions = tried + 1, proposed + bool(found), regions + found
+    progress(total, total)
     advice = _show(runtime, target) if proposed or left else ()
     return ProposeReport(len(rows), left, proposed, regions, problems, advice)
 
 
 def _propose_task(
-    runtime: Runtime, target: Target, task: int, row: int, config: ProposalConfig
+    runtime: Runtime,
+    target: Target,
+    task: int,
+    row: int,
+    config: ProposalConfig,
+    progress: Progress,
 ) -> int:
     """Make one prediction of what is found on a task's image; of how many masks.
 
@@ -126,22 +138,22 @@ def _propose_task(
     """
     image_id = encode_task(runtime, row)
     version, model = runtime.serving.current()
-    found = propose(model, runtime.embeddings.get(image_id, model), config)
+    found = propose(model, runtime.embeddings.get(image_id, model), config, progress)
     regions = proposed_regions(found, target, task)
     client = runtime.label_studio
+    ours, newest_round = _names(runtime, target)
     former = client.predictions(task)
-    if regions:
-        prediction = {
-            "task": task,
-            "model_version": proposals_version(version.name),
-            "score": round(fmean(region["score"] for region in regions), 4),
-            "result": regions,
-        }
-        client.import_predictions(target.project_id, [prediction])
+    prediction = {
+        "task": task,
+        "model_version": proposals_version(version.name),
+        "score": round(fmean(region["score"] for region in regions), 4) if regions else 0.0,
+        "result": regions,
+    }
+    client.import_predictions(target.project_id, [prediction])
     for old in former:
-        if are_proposals(old):
+        if old["model_version"] in ours:
             client.delete_prediction(old["id"])
-        elif old["model_version"] == target.round_version:
+        elif old["model_version"] == newest_round:
             # Whoever is handed tasks sees the predictions of the round's version and no others.
             client.update_prediction(old["id"], task=task, result=regions)
     return len(regions)
@@ -161,16 +173,22 @@ def _target(runtime: Runtime, project_id: int, label: str | None) -> Target:
             f"The masks' labels are {', '.join(config.labels)}, and {label!r} is not among them; "
             "name one of them."
         )
-    newest = select(Round).where(Round.ls_project_id == project_id).order_by(Round.id.desc())
+    return Target(project_id, config, config.labels[0] if label is None else label)
+
+
+def _newest_round(session: Session, target: Target) -> Round | None:
+    rounds = select(Round).where(Round.ls_project_id == target.project_id)
+    return session.scalars(rounds.order_by(Round.id.desc()).limit(1)).first()
+
+
+def _names(runtime: Runtime, target: Target) -> tuple[frozenset[str], str | None]:
+    """The model versions that our proposals stand under, and that of the newest round.
+
+    Asked for each task: a call may run for hours, and both versions and rounds come meanwhile.
+    """
     with runtime.sessions() as session:
-        row = session.scalars(newest.limit(1)).first()
-    return Target(
-        project_id,
-        config,
-        config.labels[0] if label is None else label,
-        None if row is None else row.id,
-        None if row is None else round_version(row.number),
-    )
+        newest = _newest_round(session, target)
+        return our_proposals(session), None if newest is None else round_version(newest.number)
 
 
 def _waiting(runtime: Runtime, target: Target, only: Collection[int]) -> dict[int, int]:
@@ -184,20 +202,21 @@ def _waiting(runtime: Runtime, target: Target, only: Collection[int]) -> dict[in
         field = target.config.image_field
         rows = [task_of(session, target.project_id, task.id, task.data, field) for task in remote]
         session.flush()
-        items = select(RoundItem.task_id, RoundItem.rank).where(
-            RoundItem.round_id == target.round_id
-        )
-        rank = {task_id: place for task_id, place in session.execute(items)}
+        rank: dict[int, int] = {}
+        if (newest := _newest_round(session, target)) is not None:
+            items = select(RoundItem).where(RoundItem.round_id == newest.id)
+            rank = {item.task_id: item.rank for item in session.scalars(items)}
         rows.sort(key=lambda row: (rank.get(row.id, math.inf), row.ls_task_id))
         return {row.ls_task_id: row.id for row in rows}
 
 
 def _stand(runtime: Runtime, target: Target, task: int) -> bool:
-    """Whether a task has proposals of the serving version with the label that is wanted."""
+    """Whether a task has proposals of the serving version with the label that is wanted, or the
+    empty ones of an image on which it found nothing."""
     version, _ = runtime.serving.current()
     return any(
         prediction["model_version"] == proposals_version(version.name)
-        and {label_of(region) for region in prediction["result"]} == {target.label}
+        and {label_of(region) for region in prediction["result"]} <= {target.label}
         for prediction in runtime.label_studio.predictions(task)
     )
 
@@ -237,23 +256,30 @@ def _show(runtime: Runtime, target: Target) -> tuple[str, ...]:
     """Have Label Studio show the proposals, unless somebody chose otherwise; advice on the rest."""
     client = runtime.label_studio
     version, _ = runtime.serving.current()
-    ours = proposals_version(version.name)
+    newest = proposals_version(version.name)
+    ours, newest_round = _names(runtime, target)
     project = client.project(target.project_id) or {}
     shown = project.get("model_version") or ""
     # TITLE stands there since `maskloop connect`: the backend's answers, which a task that nobody
     # opened has none of.
-    if shown in ("", TITLE) or (shown != ours and shown.endswith(PROPOSED)):
-        client.update_project(target.project_id, model_version=ours)
-        shown = ours
+    if shown in ("", TITLE) or shown in ours - {newest}:
+        client.update_project(target.project_id, model_version=newest)
+        shown = newest
     advice = []
     if not project.get("show_collab_predictions"):
         advice.append(
             "Label Studio shows annotators no predictions in this project; switch on "
             '"Use predictions to prelabel tasks" in its settings, under Annotation.'
         )
-    if shown not in (ours, target.round_version):
+    if shown not in (newest, newest_round):
         advice.append(
-            f"Label Studio shows annotators the predictions of {shown!r} only; choose {ours!r} in "
-            "the project's settings, under Annotation."
+            f"Label Studio shows annotators the predictions of {shown!r} only; choose {newest!r} "
+            "in the project's settings, under Annotation."
         )
     return tuple(advice)
+
+
+def _at(done: int, total: int, progress: Progress) -> Progress:
+    """What says anew, at each step within a task, how many are done: a task may take a quarter of
+    an hour, and a job that says nothing for minutes is taken for dead."""
+    return lambda *_: progress(done, total)

@@ -17,10 +17,13 @@ from pydantic import SecretStr
 from sqlalchemy import select
 
 from model.evaluation import iou
-from pipeline import cli
+from model.proposals import Proposal, ProposalConfig
+from pipeline import cli, proposing
+from pipeline.jobs import job
 from pipeline.label_config import DEFAULT_LABEL_CONFIG
 from pipeline.label_studio import Json, LabelStudio
 from pipeline.order import write_round
+from pipeline.proposing import propose_project
 from pipeline.regions import label_of, mask_of
 from pipeline.runtime import Runtime
 from pipeline.settings import LabelStudioSettings, Settings
@@ -55,6 +58,23 @@ class Project:
         (found,) = [p for p in self.client.predictions(task) if p["model_version"] == VERSION]
         return found
 
+    def make_round(self, number: int, ls_task_id: int) -> None:
+        """Hand out one task as a round of its own."""
+        with self.runtime.sessions.begin() as session:
+            row = Round(ls_project_id=self.id, number=number, settings={})
+            session.add(row)
+            session.flush()
+            task = session.scalars(select(Task).where(Task.ls_task_id == ls_task_id)).one()
+            session.add(RoundItem(round_id=row.id, task_id=task.id, rank=0, reason="hard"))
+            session.flush()
+            assert write_round(self.client, session, row) == 1
+
+
+def png(picture: npt.NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
+
 
 @pytest.fixture(scope="module")
 def project(
@@ -69,9 +89,7 @@ def project(
         tasks, objects = [], []
         for seed in range(3):
             picture, indices = shape_picture(seed, (180, 240))
-            file = io.BytesIO()
-            Image.fromarray(picture).save(file, "PNG")
-            tasks.append(client.upload_image(number, f"shape{seed}.png", file.getvalue()))
+            tasks.append(client.upload_image(number, f"shape{seed}.png", png(picture)))
             objects.append(indices)
         client.create_annotation(tasks[2], [])
         (lost,) = client.import_tasks(number, [{"data": {"image": "/data/upload/none.png"}}])
@@ -148,6 +166,24 @@ def test_a_task_keeps_its_proposals_until_they_are_made_again(
     assert (report["left"], report["proposed"]) == (0, 1)
 
 
+def test_predictions_of_others_stay_whatever_they_are_called(
+    project: Project, propose: Propose
+) -> None:
+    first = project.waiting[0]
+    theirs = {"task": first, "model_version": "RPN proposals", "score": 0.5, "result": []}
+    project.client.import_predictions(project.id, [theirs])
+    project.client.update_project(project.id, model_version="RPN proposals")
+
+    _, report, _ = propose("--task", str(first))
+    assert report["proposed"] == 1
+    versions = {p["model_version"] for p in project.client.predictions(first)}
+    assert versions == {VERSION, "theirs", "RPN proposals"}
+    shown = project.client.project(project.id)
+    assert shown is not None
+    assert shown["model_version"] == "RPN proposals"  # somebody chose it
+    assert "the predictions of 'RPN proposals' only" in report["advice"][1]
+
+
 def test_what_cannot_be_proposed_for_is_told(project: Project, propose: Propose) -> None:
     code, report, _ = propose("--task", str(project.annotated))
     assert code == 1
@@ -161,14 +197,7 @@ def test_a_round_hands_out_its_tasks_with_their_proposals(
     project: Project, propose: Propose
 ) -> None:
     first = project.waiting[1]
-    with project.runtime.sessions.begin() as session:
-        row = Round(ls_project_id=project.id, number=3, settings={})
-        session.add(row)
-        session.flush()
-        task = session.scalars(select(Task).where(Task.ls_task_id == first)).one()
-        session.add(RoundItem(round_id=row.id, task_id=task.id, rank=0, reason="hard"))
-        session.flush()
-        assert write_round(project.client, session, row) == 1
+    project.make_round(3, first)
     assert handed_out(project, first)["result"] == project.ours(first)["result"]
 
     _, report, _ = propose("--limit", "1", "--again", "--label", "Other")  # a round's come first
@@ -178,6 +207,63 @@ def test_a_round_hands_out_its_tasks_with_their_proposals(
     assert label_of(ours["result"][0]) == "Other"
     assert shown["result"] == ours["result"]
     assert shown["score"] == 0.5
+
+
+def test_a_round_that_comes_while_it_proposes_hands_out_what_is_new(
+    project: Project, propose: Propose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = project.waiting[1]
+    find = proposing.propose
+
+    def with_a_round(*args: Any) -> list[Proposal]:
+        project.make_round(4, first)
+        return find(*args)
+
+    monkeypatch.setattr(proposing, "propose", with_a_round)
+    _, report, _ = propose("--task", str(first), "--label", "Object")
+    assert (report["proposed"], report["advice"][1:]) == (1, [])
+    assert label_of(project.ours(first)["result"][0]) == "Object"
+    assert handed_out(project, first)["result"] == project.ours(first)["result"]
+
+
+def test_a_limit_gets_past_images_that_are_lost_or_show_nothing(
+    project: Project, propose: Propose
+) -> None:
+    client = project.client
+    other = client.create_project("limited", DEFAULT_LABEL_CONFIG)
+    (lost,) = client.import_tasks(other, [{"data": {"image": "/data/upload/none.png"}}])
+    blank = client.upload_image(other, "blank.png", png(np.full((180, 240, 3), 128, np.uint8)))
+    shape = client.upload_image(other, "shape.png", png(shape_picture(0, (180, 240))[0]))
+    counts = []
+    for _ in range(3):
+        code, report, _ = propose("--project", str(other), "--limit", "1")
+        assert (code, list(report["problems"])) == (1, [str(lost)])
+        counts.append((report["left"], report["proposed"]))
+    assert counts == [(0, 0), (1, 1), (2, 0)]
+    (nothing,) = client.predictions(blank)
+    assert (nothing["model_version"], nothing["score"], nothing["result"]) == (VERSION, 0, [])
+    (something,) = client.predictions(shape)
+    assert something["result"]
+
+
+def test_it_says_how_far_it_is_within_a_task_too(project: Project) -> None:
+    told: list[tuple[int, int | None]] = []
+    propose_project(
+        project.runtime,
+        project.id,
+        only=project.waiting,
+        config=ProposalConfig(grid=8),  # 64 clicks are more than one batch
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == sorted(told)
+    assert min(told.count((done, 2)) for done in (0, 1)) >= 3
+
+
+def test_two_do_not_propose_at_once(project: Project, propose: Propose) -> None:
+    with job(project.runtime.sessions, "propose"):
+        code, report, said = propose()
+    assert (code, report) == (1, {})
+    assert "propose job is already running" in said
 
 
 def handed_out(project: Project, task: int) -> Json:

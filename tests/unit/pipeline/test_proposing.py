@@ -15,7 +15,7 @@ from pipeline.proposing import Target, proposed_regions
 from pipeline.regions import label_of, mask_of
 
 HEIGHT, WIDTH = 1500, 2000
-TARGET = Target(7, read_label_config(DEFAULT_LABEL_CONFIG), "Other", None, None)
+TARGET = Target(7, read_label_config(DEFAULT_LABEL_CONFIG), "Other")
 
 
 def proposal(stability: float, top: int, left: int, bottom: int, right: int) -> Proposal:
