@@ -14,13 +14,13 @@ from sqlalchemy.orm import Session
 
 from pipeline.label_studio import Json, LabelStudio
 from pipeline.tables import Round, RoundItem, Task, now
+from pipeline.versions import versions
 
 log = logging.getLogger(__name__)
 
 SAMPLING = "Uncertainty sampling"  # hands out the lowest score of the project's model version first
 SCORE_FIELD = "al_score"  # in a task's data: Label Studio cannot order by a task's meta
 ROUND_FIELD = "round"
-PROPOSED = " proposals"  # behind the name of a model version
 
 
 def round_version(number: int) -> str:
@@ -30,12 +30,15 @@ def round_version(number: int) -> str:
 
 def proposals_version(name: str) -> str:
     """What Label Studio calls the model version that a version's proposals stand under."""
-    return name + PROPOSED
+    return f"{name} proposals"
 
 
-def are_proposals(prediction: Json) -> bool:
-    """Whether a prediction holds what ``maskloop propose`` found, by whichever version."""
-    return str(prediction.get("model_version") or "").endswith(PROPOSED)
+def our_proposals(session: Session) -> frozenset[str]:
+    """What Label Studio calls the model versions that ``maskloop propose`` made predictions of.
+
+    By name, each: predictions of somebody else's "RPN proposals" are not ours to take away.
+    """
+    return frozenset(proposals_version(version.name) for version in versions(session))
 
 
 def view_title(number: int) -> str:
@@ -67,7 +70,8 @@ def write_round(client: LabelStudio, session: Session, round_: Round) -> int:
         task_id: round((rank + 1) / (len(ranked) + 1), 6)
         for rank, task_id in enumerate(ranked)
     }
-    marked = {task_id: _mark(client, task_id, number, scores[task_id]) for task_id in ranked}
+    ours = our_proposals(session)
+    marked = {task_id: _mark(client, task_id, number, scores[task_id], ours) for task_id in ranked}
     version = round_version(number)
     client.delete_predictions(project_id, version)  # of an attempt that failed half way
     predictions: list[Json] = [
@@ -85,7 +89,9 @@ def write_round(client: LabelStudio, session: Session, round_: Round) -> int:
     return len(written)
 
 
-def _mark(client: LabelStudio, ls_task_id: int, number: int, score: float) -> list[Json] | None:
+def _mark(
+    client: LabelStudio, ls_task_id: int, number: int, score: float, ours: frozenset[str]
+) -> list[Json] | None:
     """Put the round and the score into a task's data.
 
     Returns:
@@ -98,7 +104,8 @@ def _mark(client: LabelStudio, ls_task_id: int, number: int, score: float) -> li
     marked = {**task["data"], SCORE_FIELD: score, ROUND_FIELD: number}
     if marked != task["data"]:
         client.update_task_data(ls_task_id, marked)
-    return next((list(p["result"]) for p in task["predictions"] if are_proposals(p)), [])
+    proposed = (p for p in task["predictions"] if p["model_version"] in ours)
+    return next((list(prediction["result"]) for prediction in proposed), [])
 
 
 def _portions(predictions: list[Json]) -> Iterator[list[Json]]:
