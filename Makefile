@@ -44,9 +44,11 @@ check: $(VENV_STAMP) ## Lint, format, types and the import rule
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-bench: $(VENV_STAMP) ## Run each side-by-side measurement in bench/
-	@set -e; for file in bench/[a-z]*.py; do \
-	  name=$$(basename $$file .py); echo "== bench.$$name"; $(BIN)/python -m bench.$$name $(ARGS); done
+bench: $(VENV_STAMP) ## Measure speed, and with DATA=FOLDER of pictures and masks how good masks are
+	@set -e; for name in rle click network; do \
+	  echo "== bench.$$name"; $(BIN)/python -m bench.$$name $(ARGS); done
+	@set -e; for name in $(if $(DATA),quality second_look proposals); do \
+	  echo "== bench.$$name"; $(BIN)/python -m bench.$$name "$(DATA)" $(ARGS); done
 
 clean: ## Remove the environments and caches; keeps .maskloop, where the data is
 	rm -rf $(VENV) $(LABEL_STUDIO) $(MONGOD) .maskloop-cache .mypy_cache .ruff_cache .pytest_cache

@@ -16,7 +16,6 @@ import copy
 import json
 import os
 import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -246,44 +245,12 @@ def agreement(each: Subject) -> Table_:
 
 
 def memory(name: str, size: tuple[int, int], *, quick: bool) -> Table_:
-    """Peak memory of two clicks and their masks, in a process of its own."""
-    command = [sys.executable, "-m", "bench.network", "--memory", name, *map(str, size)]
+    """Peak memory of two clicks and their masks and of an encode, in a process of its own."""
+    command = [sys.executable, "-m", "bench.memory", name, *map(str, size)]
     command += ["--threads", str(torch.get_num_threads()), *(["--quick"] if quick else [])]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     result: Table_ = json.loads(run.stdout)
     return result
-
-
-def memory_here(name: str, size: tuple[int, int], *, quick: bool) -> Table_:
-    """What this process takes while it clicks beyond what it held before, weights among it."""
-    model = network(name, quick=quick)
-    precision.lower(model, precision.choose("auto", model))
-    height, width = size[1], size[0]
-    rows, cols = model.input_size((height, width))
-    # The image was encoded long ago, by another process; its embedding comes from the store.
-    maps = [(model.config.dim, 16)] + ([(24, 4), (32, 8)] if name == "small" else [])
-    features, *skips = (torch.rand(c, rows // s, cols // s).half() for c, s in maps)
-    embedding = Embedding(features, tuple(skips), (height, width))
-    first = Prompt((Click(height / 2, width / 2),))
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now on
-    probability = model.decode(embedding, first).probability
-    mask = model.decode(embedding, replace(first, mask=probability)).mask()
-    return {
-        "network": name,
-        "image": f"{width}x{height}",
-        "beyond_weights": round(_status("VmHWM") - before),
-        "of_that_the_mask": round(mask.nbytes / 1e6),
-        "weights": round(sum(p.nbytes for p in model.parameters()) / 1e6),
-        "process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
-    }
-
-
-def _status(field: str) -> float:
-    """A figure of this process that Linux keeps, in MB."""
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024 / 1e6
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -323,19 +290,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of which the median counts")
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
     parser.add_argument("--quick", action="store_true", help="a tiny released shape: a rehearsal")
-    parser.add_argument("--memory", nargs=3, metavar=("NAME", "WIDTH", "HEIGHT"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    if arguments.memory:
-        name, width, height = arguments.memory
-        found = memory_here(name, (int(width), int(height)), quick=arguments.quick)
-        sys.stdout.write(json.dumps(found))
-        return
     result = measure(arguments.quick, arguments.prompts, arguments.repeats)
     peaks = {f"peak GFLOP/s, {name}": value for name, value in result["peak_gflops"].items()}
     show("The machine", [result["machine"] | peaks])
     show("A click of the released shape, ours and plain", [result["against_plain"]])
-    show("Memory of a click, MB", result["memory_mb"])
+    show("Memory beyond the weights, MB", result["memory_mb"])
     show("Masks of lowered blocks and of float32", result["agreement"])
     show("Times, and share of the measured peak", result["times"])
     if arguments.json:

@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--split", help="only this split of the manifest")
     parser.add_argument("--limit", type=int, help="so many images, spread over the folder")
     parser.add_argument("--checkpoint", type=Path, help="default: the one that ships")
@@ -119,9 +119,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="torch CPU threads")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     arguments = parser.parse_args()
-    if arguments.folder is None:  # as in `make bench`: there are no pictures in the repository
-        print("bench.proposals measures a folder of images and masks; name one.")
-        return
     report = run(arguments)
     view = Table(title=f"Proposals on {arguments.folder.name}", show_header=False)
     for name, value in report.items():

@@ -81,6 +81,7 @@ def test_the_command_measures_everything(
         assert all(each[figure] > 0 for figure in each if figure not in ("network", "blocks"))
         assert each["click_share_of_peak"] < 1
     for each in written["memory_mb"]:
-        assert each["of_that_the_mask"] < each["beyond_weights"] < 300
+        assert each["of_that_the_mask"] < each["click"] < 300
+        assert each["process"] > each["weights"] + each["encode"]
     shown = capsys.readouterr().out
-    assert "share of peak" in shown and "beyond weights" in shown
+    assert "share of peak" in shown and "Memory beyond the weights" in shown

@@ -39,11 +39,3 @@ def test_the_command_finds_the_objects_of_a_folder(
     assert (written["images"], written["instances"], written["config"]["grid"]) == (2, 4, 5)
     assert written["AR50"] >= 0.75
     assert "AR50" in capsys.readouterr().out
-
-
-def test_without_a_folder_it_says_what_it_needs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["bench.proposals"])
-    main()
-    assert "name one" in capsys.readouterr().out
