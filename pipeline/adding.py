@@ -15,7 +15,7 @@ from model.config import SegNextConfig
 from model.errors import CheckpointError, MaskloopError
 from model.progress import Progress, silent
 from pipeline import versions
-from pipeline.downloading import fetch_drive, fetch_url, shown
+from pipeline.downloading import alone, fetch_drive, fetch_url, shown
 from pipeline.runtime import Runtime
 from pipeline.store import Store
 from pipeline.tables import ModelVersion
@@ -117,21 +117,22 @@ def _file(runtime: Runtime, what: str, progress: Progress) -> Iterator[Path]:
             )
         yield path
         return
-    # A name of its own, so that parts of different files never meet; its end is shown in errors.
-    folder = runtime.settings.home / "downloads" / hashlib.sha256(what.encode()).hexdigest()[:16]
-    target = folder / f"{_derived(what)}.pth"
-    if what in RELEASED:
-        fetch_drive(RELEASED[what], target, progress)
-    elif what.lower().startswith(("http://", "https://")):
-        fetch_url(what, target, progress)
-    else:
+    if what not in RELEASED and not what.lower().startswith(("http://", "https://")):
         raise CheckpointError(
             f"{shown(what)} is no http(s) address; fetch the file yourself and give its path."
         )
-    try:
-        yield target
-    finally:  # also when it was refused: a damaged file would be met again otherwise
-        target.unlink(missing_ok=True)
+    # A name of its own, so that parts of different files never meet; its end is shown in errors.
+    folder = runtime.settings.home / "downloads" / hashlib.sha256(what.encode()).hexdigest()[:16]
+    target = folder / f"{_derived(what)}.pth"
+    with alone(target):
+        if what in RELEASED:
+            fetch_drive(RELEASED[what], target, progress)
+        else:
+            fetch_url(what, target, progress)
+        try:
+            yield target
+        finally:  # also when it was refused: a damaged file would be met again otherwise
+            target.unlink(missing_ok=True)
 
 
 def _known_release(runtime: Runtime, what: str) -> ModelVersion | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import glob
+import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -29,8 +30,9 @@ class _TryAgainError(Exception):
 def fetch_drive(file_id: str, target: Path, progress: Progress = silent) -> None:
     """Fetch a public file of Google Drive by its id; ``progress`` counts bytes.
 
-    What has come stays beside ``target``, and the next call goes on from there. gdown cannot tell
-    whether the file changed in between: who reads it must notice, as the sums in a .pth let one.
+    What has come stays beside ``target``, which the caller holds (``alone``), and the next call
+    goes on from there. gdown cannot tell whether the file changed in between: who reads it must
+    notice, as the sums in a .pth let one.
 
     Raises:
         CheckpointError: it cannot be had now, or is too large.
@@ -40,28 +42,27 @@ def fetch_drive(file_id: str, target: Path, progress: Progress = silent) -> None
         _check_size(max(done, total or 0), "The file")
         progress(done, total)
 
-    with _alone(target):
-        resumes = bool(_drive_parts(target))
+    resumes = bool(_drive_parts(target))
+    try:
         try:
-            try:
-                _from_drive(file_id, target, report)
-            except Exception as error:
-                # So a part is refused that is longer than what the file has become, or is whole.
-                if not resumes or "byte range" not in str(error):
-                    raise
-                _delete(_drive_parts(target))
-                _from_drive(file_id, target, report)
-        except CheckpointError:  # ours, from ``report``: nobody will go on with so much
+            _from_drive(file_id, target, report)
+        except Exception as error:
+            # So a part is refused that is longer than what the file has become, or is whole.
+            if not resumes or "byte range" not in str(error):
+                raise
             _delete(_drive_parts(target))
-            raise
-        except Exception as error:  # gdown reads pages that may be anything
-            # What requests raises are OSErrors, with more in them than a person wants to read.
-            reason = "no connection" if isinstance(error.__cause__, OSError) else _reason(error)
-            raise CheckpointError(
-                f"https://drive.google.com/uc?id={file_id} cannot be fetched from here ({reason}); "
-                "fetch it with a browser and give its path, or try again, which goes on where "
-                "this ended."
-            ) from error
+            _from_drive(file_id, target, report)
+    except CheckpointError:  # ours, from ``report``: nobody will go on with so much
+        _delete(_drive_parts(target))
+        raise
+    except Exception as error:  # gdown reads pages that may be anything
+        # What requests raises are OSErrors, with more in them than a person wants to read.
+        reason = "no connection" if isinstance(error.__cause__, OSError) else _reason(error)
+        raise CheckpointError(
+            f"https://drive.google.com/uc?id={file_id} cannot be fetched from here ({reason}); "
+            "fetch it with a browser and give its path, or try again, which goes on where "
+            "this ended."
+        ) from error
 
 
 def _from_drive(file_id: str, target: Path, progress: Progress) -> None:
@@ -92,22 +93,19 @@ def _delete(paths: list[Path]) -> None:
 def fetch_url(url: str, target: Path, progress: Progress = silent) -> None:
     """Fetch an http(s) address; ``progress`` counts bytes.
 
-    What has come stays beside ``target``, and the next call goes on from there if the server says
-    that the file is still the same.
+    What has come stays beside ``target``, which the caller holds (``alone``), and the next call
+    goes on from there if the server says that the file is still the same.
 
     Raises:
         CheckpointError: it cannot be had, is a web page, or is too large.
     """
     part = target.with_name(f"{target.name}.part")
-    with (
-        _alone(target),
-        httpx.Client(
-            follow_redirects=True,
-            timeout=TIMEOUT,
-            # Byte offsets must be those of the file.
-            headers={"Accept-Encoding": "identity", "User-Agent": "maskloop"},
-        ) as client,
-    ):
+    with httpx.Client(
+        follow_redirects=True,
+        timeout=TIMEOUT,
+        # Byte offsets must be those of the file.
+        headers={"Accept-Encoding": "identity", "User-Agent": "maskloop"},
+    ) as client:
         failed = most = 0
         while True:
             most = max(most, _size(part))
@@ -265,11 +263,19 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Two processes that append to one file would spoil it."""
+def alone(target: Path) -> Iterator[None]:
+    """Hold ``target``, around its fetch and all that is done with it: two processes that append to
+    one file would spoil it, and one would remove what the other reads.
+
+    Its folder is made, and removed again unless something to go on from is left there.
+
+    Raises:
+        CheckpointError: another process holds it, or nothing can be written there.
+    """
+    path = target.with_name(f"{target.name}.lock")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        file = target.with_name(f"{target.name}.lock").open("w")
+        file = path.open("w")
     except OSError as error:
         raise CheckpointError(
             f"Nothing can be written to {target.parent} ({error.strerror}); mend its rights."
@@ -277,8 +283,14 @@ def _alone(target: Path) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(
-                "Another process is fetching this file; wait until it is done."
-            ) from None
-        yield
+            held = os.path.samestat(os.fstat(file.fileno()), path.stat())
+        except (BlockingIOError, FileNotFoundError):
+            held = False  # another process has it, or had it when we opened it and removed it since
+        if not held:
+            raise CheckpointError("Another process is adding this file; wait until it is done.")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                target.parent.rmdir()

@@ -14,6 +14,7 @@ from pipeline import adding, promoting, registry, versions
 from pipeline.adding import RELEASED, Added, add
 from pipeline.jobs import done_by
 from pipeline.tables import Embedding, Job, ModelVersion
+from pipeline.weights import Weights
 from tests.file_server import FileServer, server
 from tests.loop import Loop, base_checkpoint, make_loop, tiny_model
 from tests.parity.plain import Shape, checkpoint
@@ -54,8 +55,7 @@ def version(loop: Loop, name: str) -> ModelVersion:
 
 def downloads(loop: Loop) -> list[Path]:
     """What is left of downloads."""
-    folder = loop.runtime.settings.home / "downloads"
-    return [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return list((loop.runtime.settings.home / "downloads").rglob("*"))
 
 
 def no_download(*_: object) -> None:
@@ -220,6 +220,21 @@ def test_an_address_is_fetched_and_its_download_goes(
     assert downloads(loop) == []
 
 
+def test_a_download_is_not_taken_away_while_it_is_read(
+    loop: Loop, server: FileServer, released: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.data, real = released.read_bytes(), adding.read_weights
+
+    def read(path: Path) -> Weights:
+        with pytest.raises(CheckpointError, match="wait until it is done"):
+            add(loop.runtime, server.url)  # another process, meanwhile
+        return real(path)
+
+    monkeypatch.setattr(adding, "read_weights", read)
+    assert add(loop.runtime, server.url).is_new
+    assert downloads(loop) == []
+
+
 def test_a_refused_download_is_fetched_anew(loop: Loop, server: FileServer, released: Path) -> None:
     server.data = released.read_bytes()[:-100]
     with pytest.raises(CheckpointError, match="cut short or damaged"):
@@ -236,7 +251,6 @@ def test_a_released_name_is_fetched_from_its_place_once(
 
     def fetch(file_id: str, target: Path, _: object) -> None:
         asked.append(file_id)
-        target.parent.mkdir(parents=True)
         target.write_bytes(released.read_bytes())
 
     monkeypatch.setattr(adding, "fetch_drive", fetch)

@@ -10,19 +10,19 @@ import requests
 
 from model.errors import CheckpointError
 from pipeline import downloading
-from pipeline.downloading import fetch_drive, fetch_url, shown
+from pipeline.downloading import alone, fetch_drive, fetch_url, shown
 from tests.file_server import DATA, FileServer, server
 
 __all__ = ["server"]  # a fixture
 
 
 def left_behind(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} - {"a.lock"}
+    return {path.name for path in folder.iterdir()}
 
 
 def test_a_file_arrives_whole_and_says_how_far_it_is(server: FileServer, tmp_path: Path) -> None:
     seen: list[tuple[int, int | None]] = []
-    target = tmp_path / "new" / "a"
+    target = tmp_path / "a"
     fetch_url(server.url, target, lambda done, total: seen.append((done, total)))
     assert target.read_bytes() == DATA
     assert seen[-1] == (len(DATA), len(DATA))
@@ -216,17 +216,41 @@ def test_no_network_and_no_address_are_sentences(
         fetch_url(url, tmp_path / "a")
 
 
-def test_two_processes_do_not_write_one_file(server: FileServer, tmp_path: Path) -> None:
-    with (tmp_path / "a.lock").open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(CheckpointError, match="wait until it is done"):
-            fetch_url(server.url, tmp_path / "a")
+def test_a_file_is_held_by_one_process_and_nothing_of_that_stays(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "a"
+    with (
+        alone(target),
+        pytest.raises(CheckpointError, match="wait until it is done"),
+        alone(target),
+    ):
+        pytest.fail("two hold it")
+    with alone(target):  # who was refused has not let it go, and who held it has
+        pass
+    assert left_behind(tmp_path) == set()
+    with alone(target):
+        target.with_name("a.part").write_text("to go on from")
+    assert left_behind(target.parent) == {"a.part"}
 
 
-def test_a_folder_that_cannot_be_made_is_a_sentence(server: FileServer, tmp_path: Path) -> None:
+def test_a_lock_that_its_holder_removes_meanwhile_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second process opens the lock, then the first removes it, then the second locks it."""
+    lock, real = tmp_path / "a.lock", fcntl.flock
+
+    def late(*arguments: Any) -> None:
+        lock.unlink()
+        real(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(CheckpointError, match="wait until it is done"), alone(tmp_path / "a"):
+        pytest.fail("it holds what nobody else can see")
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("")
-    with pytest.raises(CheckpointError, match="Nothing can be written"):
-        fetch_url(server.url, tmp_path / "home" / "a")
+    with pytest.raises(CheckpointError, match="Nothing can be written"), alone(tmp_path / "home/a"):
+        pytest.fail("there is no such folder")
 
 
 def test_an_address_is_shown_without_its_secrets() -> None:
