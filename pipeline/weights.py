@@ -39,16 +39,23 @@ def read_weights(path: Path) -> Weights:
     """Read a checkpoint in our format or the authors'.
 
     Raises:
-        CheckpointError: it is missing, damaged, or not safe to read.
+        CheckpointError: it is missing, damaged, not safe to read, or changes meanwhile.
     """
     from model import checkpoints
 
+    before = file_digest(path)
     model = checkpoints.load(path)
-    digest = file_digest(path)
-    if checkpoints.is_released(path):
-        return Weights(model, checkpoints.to_bytes(model, exact=True), digest)
     with _readable(path):
-        return Weights(model, path.read_bytes(), digest)
+        if checkpoints.is_released(path):
+            data, digest = checkpoints.to_bytes(model, exact=True), file_digest(path)
+        else:
+            data = path.read_bytes()
+            digest = hashlib.sha256(data).hexdigest()
+    if digest != before:  # what would be registered need not be what was checked
+        raise CheckpointError(
+            f"{path.name} changed while it was read; add it again once nothing writes to it."
+        )
+    return Weights(model, data, digest)
 
 
 def file_digest(path: Path) -> str:

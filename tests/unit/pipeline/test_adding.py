@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from model import checkpoints
 from model.errors import CheckpointError
+from model.segnext import SegNext
 from pipeline import adding, promoting, registry, versions
 from pipeline.adding import RELEASED, Added, add
 from pipeline.jobs import done_by
@@ -135,6 +136,29 @@ def test_a_file_that_is_refused_leaves_nothing(loop: Loop, tmp_path: Path) -> No
     (tmp_path / "page.pth").write_text("<!doctype html><title>Quota exceeded</title>")
     with pytest.raises(CheckpointError, match=r"page\.pth is a web page"):
         add(loop.runtime, str(tmp_path / "page.pth"))
+    assert names(loop) == {"base": "serving"}
+
+
+@pytest.mark.parametrize("form", ["ours", "released"])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    def write(seed: int) -> None:
+        if form == "ours":
+            checkpoints.save(tiny_model(seed), path)
+        else:
+            write_released(path, seed)
+
+    def load(path: Path) -> SegNext:
+        model = real(path)
+        write(2)
+        return model
+
+    path, real = tmp_path / "mine.pth", checkpoints.load
+    write(1)
+    monkeypatch.setattr(checkpoints, "load", load)
+    with pytest.raises(CheckpointError, match=r"changed while it was read.*\.$"):
+        add(loop.runtime, str(path))
     assert names(loop) == {"base": "serving"}
 
 
