@@ -1,6 +1,6 @@
 """How good masks are on a set of pictures, beside GrabCut.
 
-    python -m bench.quality FOLDER [--out DIR] [--json FILE]
+    python -m bench.quality FOLDER [--dataset NAME ...] [--out DIR] [--json FILE]
 
 For the largest instance of each picture: mean IoU of the network by its first prompt (click, box,
 polygon, scribble, mask) and by the clicks that follow, and of OpenCV's GrabCut from the true box
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,10 +92,10 @@ def _grabcut(image: Pixels, state: npt.NDArray[np.uint8]) -> Mask:
 
 
 def measure(
-    model: SegNext, items: list[MaskItem], clicks: int
+    model: SegNext, items: list[MaskItem], clicks: int, kinds: Sequence[str] = START_KINDS
 ) -> tuple[dict[str, dict[str, float]], dict[str, Curve], list[Case]]:
-    """Figures by method, mean curves by method, and the cases."""
-    curves: dict[str, list[Curve]] = {kind: [] for kind in START_KINDS}
+    """Figures by method, mean curves by method, and the cases where clicks are among ``kinds``."""
+    curves: dict[str, list[Curve]] = {kind: [] for kind in kinds}
     scores: list[tuple[float, float]] = []
     cuts: dict[str, list[Curve]] = {"GrabCut, box": [], "GrabCut, clicks": []}
     cases: list[Case] = []
@@ -104,7 +105,7 @@ def measure(
         if target is None:
             continue
         known, embedding = indices != IGNORE, model.encode(image)
-        for kind in START_KINDS:
+        for kind in kinds:
             found = click_curve(model, embedding, target, clicks, known, kind)
             curves[kind].append(found.iou)
             early = zip(found.answers[:5], found.iou, strict=False)
@@ -200,13 +201,21 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--checkpoint", type=Path, default=default_checkpoint())
     parser.add_argument("--split")
+    parser.add_argument("--dataset", nargs="+", help="only these of the manifest's data sets")
+    parser.add_argument("--kind", nargs="+", choices=START_KINDS, default=START_KINDS)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--clicks", type=int, default=20)
     parser.add_argument("--out", type=Path, help="folder for curves.png and sheet.png")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    items = read_folder(arguments.folder, arguments.split)[: arguments.limit]
-    figures, means, cases = measure(load(arguments.checkpoint), items, arguments.clicks)
+    items = read_folder(arguments.folder, arguments.split)
+    if arguments.dataset:
+        items = [item for item in items if item.dataset in arguments.dataset]
+    items = items[: arguments.limit]
+    if not items:
+        parser.error("no picture is of that data set")
+    model = load(arguments.checkpoint)
+    figures, means, cases = measure(model, items, arguments.clicks, arguments.kind)
     report = Console()
     report.print(table(figures))
     score = figures["score"]
@@ -214,7 +223,8 @@ def main() -> None:
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
         draw_curves(means, arguments.out / "curves.png")
-        draw_sheet(cases, arguments.out / "sheet.png")
+        if cases:
+            draw_sheet(cases, arguments.out / "sheet.png")
     if arguments.json:
         result: dict[str, Any] = {
             "figures": figures,

@@ -7,6 +7,7 @@ import sys
 
 import cv2
 import numpy as np
+import pytest
 
 from bench.quality import grabcut_from_box, grabcut_from_clicks, main
 from model.evaluation import iou
@@ -45,3 +46,20 @@ def test_the_command_writes_figures_curves_and_a_sheet(tmp_path, monkeypatch, ca
     told = json.loads(report.read_text())
     assert told["figures"]["box"]["n"] == 2 and len(told["curves"]["click"]) == 2
     assert all(cv2.imread(str(out / name)) is not None for name in ("curves.png", "sheet.png"))
+
+
+def test_one_data_set_and_some_kinds_can_be_measured(tmp_path, monkeypatch):
+    write_folder(tmp_path / "data", 2)
+    manifest = tmp_path / "data" / "manifest.jsonl"
+    first, second = map(json.loads, manifest.read_text().splitlines())
+    manifest.write_text(json.dumps(first | {"dataset": "a"}) + "\n" + json.dumps(second))
+    report = tmp_path / "report.json"
+    arguments = [str(tmp_path / "data"), "--clicks", "1", "--json", str(report)]
+    arguments += ["--kind", "box", "--dataset", "a"]
+    monkeypatch.setattr(sys, "argv", ["bench.quality", *arguments])
+    main()
+    figures = json.loads(report.read_text())["figures"]
+    assert figures["box"]["n"] == 1 and "click" not in figures
+    monkeypatch.setattr(sys, "argv", ["bench.quality", *arguments[:-1], "b"])
+    with pytest.raises(SystemExit):
+        main()
