@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,10 +42,20 @@ class Scene:
     model: SegNext
     embedding: Embedding
     log: list[Reply]
+    # Which region a first click means is seen in the model's answer to it, which is then often the
+    # answer to give: it is made once.
+    _fresh: dict[tuple[Mark, ...], Prediction] = field(default_factory=dict)
 
     def decode(self, marks: Sequence[Mark], mask: Probability | None) -> Prediction:
         """The model's answer, after a second look where the settings and the object call for it."""
-        prompt = prompt_of(marks, mask)
+        if mask is not None:
+            return self._answer(prompt_of(marks, mask))
+        key = tuple(marks)
+        if key not in self._fresh:
+            self._fresh[key] = self._answer(prompt_of(key, None))
+        return self._fresh[key]
+
+    def _answer(self, prompt: Prompt) -> Prediction:
         wanted = self.services.settings.model.second_look
         if wanted == "off" or (wanted == "auto" and not second_look.is_quick(self.model)):
             return self._decode(self.embedding, prompt)

@@ -251,6 +251,23 @@ def test_another_object_is_another_region_and_mask(editor: Editor) -> None:
     assert iou(first, second) < 0.05
 
 
+def test_telling_which_region_a_click_means_costs_no_second_decoding(
+    editor: Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor.draft = [editor.ask(box("a", *AROUND_BALL))]
+    decoded = []
+    decode = SegNext.decode
+
+    def counted(self: SegNext, *given: Any) -> Any:
+        decoded.append(given)
+        return decode(self, *given)
+
+    monkeypatch.setattr(SegNext, "decode", counted)
+    blue = editor.ask(box("b", *AROUND_BLUE))
+    assert blue["id"] != editor.draft[0]["id"]
+    assert len(decoded) == 1
+
+
 def test_a_negative_click_takes_away(editor: Editor) -> None:
     ball, away = click("a", *ON_BALL), click("b", 36, 56, positive=False)
     before, after = editor.mask(ball), editor.mask(ball, away)
