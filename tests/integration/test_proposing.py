@@ -169,13 +169,14 @@ def test_a_task_keeps_its_proposals_until_they_are_made_again(
 def test_predictions_of_others_stay_whatever_they_are_called(
     project: Project, propose: Propose
 ) -> None:
-    first = project.waiting[0]
-    theirs = {"task": first, "model_version": "RPN proposals", "score": 0.5, "result": []}
-    project.client.import_predictions(project.id, [theirs])
+    first, second = project.waiting
+    theirs = {"model_version": "RPN proposals", "score": 0.5, "result": []}
+    for task in project.waiting:
+        project.client.import_predictions(project.id, [{"task": task, **theirs}])
     project.client.update_project(project.id, model_version="RPN proposals")
 
-    _, report, _ = propose("--task", str(first))
-    assert report["proposed"] == 1
+    _, report, _ = propose("--task", str(first), "--task", str(second))
+    assert report["proposed"] == 2
     versions = {p["model_version"] for p in project.client.predictions(first)}
     assert versions == {VERSION, "theirs", "RPN proposals"}
     shown = project.client.project(project.id)
