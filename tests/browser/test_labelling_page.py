@@ -85,10 +85,10 @@ class Loop:
             config = ProposalConfig(grid=4)
             report = propose_project(runtime, self.project, only=[task], config=config)
         runtime.sessions.kw["bind"].dispose()
-        assert (report.proposed, report.problems, report.advice) == (1, {}, ())
         (prediction,) = self.client.predictions(task)
         regions: list[dict[str, Any]] = prediction["result"]
         assert len(regions) == report.regions
+        assert (report.proposed, report.problems, report.advice) == (bool(regions), {}, ())
         return regions
 
     def reconcile(self) -> None:
@@ -220,3 +220,20 @@ def test_proposals_are_there_when_a_task_is_opened_and_a_click_repairs_one(
         assert {row.ls_region_id for row in rows} == proposed.keys()
         clicked = [row.ls_region_id for row in rows if session.get(Effort, row.id)]
     assert clicked == [box]  # the others were accepted as they were proposed, and cost no click
+
+
+def test_a_task_on_which_nothing_was_found_opens_empty_and_can_be_labelled(
+    loop: Loop, annotator: LabelStudioPage
+) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (320, 240), (128, 128, 128)).save(file, "PNG")
+    task = loop.client.upload_image(loop.project, "plain.png", file.getvalue())
+    assert loop.propose(task) == []
+
+    annotator.open_task(loop.project, task)
+    assert annotator.regions() == 0
+    annotator.use_smart_tools()
+    annotator.choose("1", "k")
+    answer = annotator.click(160, 120)["data"]["result"]
+    annotator.accept()
+    assert ids(annotator.submit()) == [answer[0]["id"]]
