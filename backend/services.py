@@ -17,7 +17,7 @@ from pipeline.errors import LabelStudioError
 from pipeline.image_source import Auth, ImageSource
 from pipeline.label_studio import LabelStudio
 from pipeline.queue import Enqueuer
-from pipeline.registry import ServingModel
+from pipeline.serving import ServingModel
 from pipeline.settings import Settings
 from pipeline.store import Store
 

@@ -15,8 +15,6 @@ from model.simulation import START_KINDS
 from pipeline.registry import load_checkpoint
 from pipeline.runtime import Runtime
 
-__all__ = ["evaluate_checkpoint", "load_checkpoint"]
-
 
 def evaluate_checkpoint(
     runtime: Runtime,

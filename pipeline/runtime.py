@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # each of these imports torch or an HTTP client
     from pipeline.embeddings import Embeddings
     from pipeline.image_source import ImageSource
     from pipeline.label_studio import LabelStudio
-    from pipeline.registry import ServingModel
+    from pipeline.serving import ServingModel
 
 
 class Runtime:
@@ -49,7 +49,7 @@ class Runtime:
 
     @cached_property
     def serving(self) -> ServingModel:
-        from pipeline.registry import ServingModel
+        from pipeline.serving import ServingModel
 
         self.limit_threads()
         return ServingModel(self.sessions, self.store, self.settings)

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from model import checkpoints
 from pipeline import queue, registry
 from pipeline.catalog import task_row
+from pipeline.serving import CHECK_EVERY
 from pipeline.tables import Embedding, GateDecision, Job, Task
 from pipeline.weights import add_weights, read_weights
 from tests.loop import Loop, disk_picture, make_loop, tiny_model
@@ -109,7 +110,7 @@ def test_accepted_masks_become_a_served_version_without_a_restart(
     with loop.runtime.sessions() as session:
         decision = session.query(GateDecision).one()
         assert decision.promoted, decision.reason
-    deadline = time.monotonic() + 2 * registry.CHECK_EVERY
+    deadline = time.monotonic() + 2 * CHECK_EVERY
     while serving.current()[0].name == "base":
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -12,9 +15,11 @@ from model.errors import CheckpointError
 from model.segnext import SegNext
 from pipeline import registry
 from pipeline.errors import UnknownRecordError
-from pipeline.registry import ServingModel
+from pipeline.serving import ServingModel
 from pipeline.tables import ModelVersion, Snapshot
 from tests.loop import Loop, make_loop, tiny_model
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ def statuses(loop: Loop) -> dict[str, str]:
 
 
 def serving_model(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> ServingModel:
-    monkeypatch.setattr(registry, "CHECK_EVERY", 0.0)
+    monkeypatch.setattr("pipeline.serving.CHECK_EVERY", 0.0)
     return ServingModel(loop.runtime.sessions, loop.runtime.store, loop.runtime.settings)
 
 
@@ -154,28 +159,58 @@ def test_what_serves_has_the_precision_of_the_settings(tmp_path: Path) -> None:
         assert model.encoder_fingerprint == version.encoder
 
 
-def test_a_network_is_compiled_before_it_serves(
+def test_a_network_is_compiled_before_it_serves_while_the_old_one_answers(
     loop: Loop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     compiled: list[SegNext] = []
-    monkeypatch.setattr(registry, "CHECK_EVERY", 0.0)
-    monkeypatch.setattr(precision, "compile_and_warm", compiled.append)
+    done = threading.Event()
+    done.set()
+
+    def compile_slowly(network: SegNext) -> None:
+        assert done.wait(20)
+        compiled.append(network)
+
+    monkeypatch.setattr("pipeline.serving.CHECK_EVERY", 0.0)
+    monkeypatch.setattr(precision, "compile_and_warm", compile_slowly)
     parts = loop.runtime.sessions, loop.runtime.store, loop.runtime.settings
     model = ServingModel(*parts, compiled=True)
     _, first = model.current()
+    assert compiled == [first]
+    done.clear()
     promote(loop, candidate(loop))
-    _, second = model.current()
-    assert compiled == [first, second] and first is not second
+    assert [model.current()[1] for _ in range(3)] == [first] * 3
+    done.set()
+    second = _wait_for(lambda: model.current()[1], lambda network: network is not first)
+    assert compiled == [first, second]
+
+
+def test_a_network_that_cannot_be_compiled_does_not_serve(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pipeline.serving.CHECK_EVERY", 0.0)
+    monkeypatch.setattr(precision, "compile_and_warm", lambda _: None)
+    parts = loop.runtime.sessions, loop.runtime.store, loop.runtime.settings
+    model = ServingModel(*parts, compiled=True)
+    before = model.current()
     refused = CheckpointError("No compiler; install one.")
 
-    def fail(network: SegNext) -> None:
+    def fail(_: SegNext) -> None:
         raise refused
 
     monkeypatch.setattr(precision, "compile_and_warm", fail)
-    promote(loop, candidate(loop, 2))
-    assert model.current()[1] is second and str(refused) in caplog.text
+    promote(loop, candidate(loop))
+    _wait_for(lambda: (model.current(), caplog.text)[1], lambda text: str(refused) in text)
+    assert model.current() is before
     with pytest.raises(CheckpointError, match="No compiler"):
         ServingModel(*parts, compiled=True).current()
+
+
+def _wait_for(look: Callable[[], T], enough: Callable[[T], bool]) -> T:
+    deadline = time.monotonic() + 20
+    while not enough(found := look()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged"])
@@ -195,7 +230,7 @@ def test_serving_model_keeps_the_old_version_when_the_new_is_broken(
     assert model.current() is before
     assert caplog.text.count("stays in service") == 1  # not tried again at every click
     loop.runtime.store.write(broken.key, data)
-    monkeypatch.setattr(registry, "RETRY_AFTER", 0.0)
+    monkeypatch.setattr("pipeline.serving.RETRY_AFTER", 0.0)
     assert model.current()[0].name == broken.name
 
 
