@@ -125,7 +125,7 @@ def export(
 ) -> None:
     """Write the network as two ONNX files, for programs without PyTorch (docs/export.md)."""
     from model.export import export as write
-    from pipeline.registry import load_checkpoint
+    from pipeline.loading import load_checkpoint
 
     _, model = load_checkpoint(_runtime(), what)
     exported = write(model, out)

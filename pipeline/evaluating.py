@@ -12,7 +12,7 @@ from model.errors import DatasetError
 from model.evaluation import FolderCurves, evaluate_folder, summarize
 from model.progress import Progress, silent
 from model.simulation import START_KINDS
-from pipeline.registry import load_checkpoint
+from pipeline.loading import load_checkpoint
 from pipeline.runtime import Runtime
 
 

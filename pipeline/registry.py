@@ -38,7 +38,6 @@ from pipeline.weights import (
 
 if TYPE_CHECKING:  # torch takes seconds to import; whoever only lists versions does not wait
     from model.segnext import SegNext
-    from pipeline.runtime import Runtime
 
 __all__ = [
     "add_candidate",
@@ -47,7 +46,6 @@ __all__ = [
     "ensure_base",
     "find",
     "hold_serving",
-    "load_checkpoint",
     "load_to_serve",
     "load_version",
     "named_file",
@@ -111,28 +109,6 @@ def named_version(session: Session, settings: Settings, name: str | None = None)
         remedy = of_settings if name is None else "`maskloop models list` names the versions"
         raise CheckpointError(f"{wanted} is neither a file nor a model version; {remedy}.")
     return version
-
-
-def load_checkpoint(runtime: Runtime, name: str | None) -> tuple[str, SegNext]:
-    """(name, network) of a file, which needs no database, or of a model version.
-
-    Args:
-        name: None: the base of the settings.
-
-    Raises:
-        CheckpointError: it is neither, or cannot be used.
-    """
-    from model import checkpoints
-
-    settings = runtime.settings
-    path = named_file(settings, name)
-    if path is not None:
-        return path.name, checkpoints.load(path, device=device(settings))
-    with runtime.sessions.begin() as session:
-        if serving(session) is None:  # nothing was used yet, and "base" is a version all the same
-            ensure_base(session, runtime.store, settings)
-        version = named_version(session, settings, name)
-    return version.name, load_version(version, runtime.store, settings)
 
 
 def load_version(version: ModelVersion, store: Store, settings: Settings) -> SegNext:

@@ -25,8 +25,8 @@ from model.text_training import TextTrainConfig, train_text
 from pipeline import holdout
 from pipeline.embeddings import Embeddings
 from pipeline.errors import NotEnoughDataError
+from pipeline.loading import load_checkpoint
 from pipeline.masks import from_png
-from pipeline.registry import load_checkpoint
 from pipeline.runtime import Runtime
 from pipeline.snapshots import snapshot_regions, take_snapshot
 from pipeline.tables import SnapshotRegion

@@ -15,6 +15,7 @@ from model.errors import CheckpointError
 from model.segnext import SegNext
 from pipeline import registry
 from pipeline.errors import UnknownRecordError
+from pipeline.loading import load_checkpoint
 from pipeline.serving import ServingModel
 from pipeline.tables import ModelVersion, Snapshot
 from tests.loop import Loop, make_loop, tiny_model
@@ -67,19 +68,19 @@ def test_a_checkpoint_is_named_as_a_file_or_else_as_a_version(
 ) -> None:
     runtime = loop.runtime
     file = str(runtime.settings.model.base)
-    assert registry.load_checkpoint(runtime, None)[0] == "base.safetensors"
-    assert registry.load_checkpoint(runtime, file)[0] == "base.safetensors"
+    assert load_checkpoint(runtime, None)[0] == "base.safetensors"
+    assert load_checkpoint(runtime, file)[0] == "base.safetensors"
     assert not runtime.settings.home.exists()  # a file needs no database
-    assert registry.load_checkpoint(runtime, "base")[0] == "base"  # though nothing was used yet
+    assert load_checkpoint(runtime, "base")[0] == "base"  # though nothing was used yet
     version = candidate(loop)
-    name, model = registry.load_checkpoint(runtime, version.name)
+    name, model = load_checkpoint(runtime, version.name)
     assert (name, same(model, tiny_model(1))) == ("v2", True)
     monkeypatch.chdir(tmp_path)
     Path("v2").write_bytes(Path(file).read_bytes())  # a file comes first
-    assert same(registry.load_checkpoint(runtime, "v2")[1], tiny_model())
+    assert same(load_checkpoint(runtime, "v2")[1], tiny_model())
     for name in ("v9", "gone.safetensors", str(tmp_path)):
         with pytest.raises(CheckpointError, match=f"^{name} is neither a file nor .*models list"):
-            registry.load_checkpoint(runtime, name)
+            load_checkpoint(runtime, name)
 
 
 def test_the_base_is_registered_once_and_serves(loop: Loop) -> None:
