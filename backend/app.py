@@ -1,4 +1,4 @@
-"""The ML backend that Label Studio talks to. A click goes: ``predict`` here, then ``answer_click``.
+"""The ML backend that Label Studio talks to. A click goes: ``predict`` here, then ``answer``.
 
 Run it with ``uvicorn --factory backend.app:create_app``, with as many ``--workers`` as there is
 memory for: no process needs to remember anything from one request to the next.
@@ -21,14 +21,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import text
 
 from backend import page
+from backend.answer import answer
 from backend.auth import BasicAuth
-from backend.click import answer_click
-from backend.context import read_question
 from backend.errors import answer_errors
 from backend.metrics import Metrics
 from backend.reply import to_json
 from backend.services import Services, open_services
-from backend.stored import stored_answers
 from backend.webhook import keep_event, send_event
 from pipeline import registry
 from pipeline.errors import UnknownRecordError
@@ -134,13 +132,7 @@ def _routes() -> APIRouter:
 def _answer(services: Services, body: Any) -> bytes:
     """The body of the answer to one ``POST /predict``."""
     began = time.perf_counter()
-    question = read_question(body)
-    if not question.asked:
-        asked, results = "stored", list[object](stored_answers(services, question))
-    elif question.gesture is None:
-        asked, results = "nothing", [{"result": []} for _ in question.tasks]
-    else:
-        asked, results = "click", [answer_click(services, question)]
+    asked, results = answer(services, body)
     content = to_json(results)
     services.metrics.predict_seconds.labels(asked=asked).observe(time.perf_counter() - began)
     return content
