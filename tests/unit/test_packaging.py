@@ -68,7 +68,9 @@ def test_compose_lets_label_studio_reach_the_backend(compose: dict[str, Any]) ->
     assert environment["LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN"] == "true"
 
 
-@pytest.mark.parametrize("name", ["constraints.txt", "constraints-label-studio.txt"])
+@pytest.mark.parametrize("name", [
+    "constraints.txt", "constraints-label-studio.txt", "constraints-label-studio-ml.txt",
+])  # fmt: skip
 def test_constraints_are_versions_only(name: str) -> None:
     for line in (ROOT / name).read_text().splitlines():
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][\w.]*", line), line
