@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Error, Locator, Page, Response
+from playwright.sync_api import Error, Locator, Page, Response, expect
 
 from tests.services import LabelStudioServer
 
@@ -37,13 +37,17 @@ class LabelStudioPage:
     """One logged-in annotator in one tab. Image coordinates are pixels of the upright image."""
 
     def _switch_on(self, switch: Locator, *, pressed: Locator) -> None:
-        """Press until it is on: one that moves or is drawn anew just then cannot be pressed."""
+        """Press until it is on: one that moves or is drawn anew just then cannot be pressed.
+
+        On a busy machine the page takes a while to show what a press did. Another one too soon
+        would undo it, so each is given its time.
+        """
         deadline = time.monotonic() + LOAD_MS / 1000
         while not switch.is_checked():
             assert time.monotonic() < deadline, "the switch does not go on"
-            with suppress(Error):
+            with suppress(Error, AssertionError):
                 pressed.click(force=True, timeout=PRESS_MS)
-            self.page.wait_for_timeout(300)
+                expect(switch).to_be_checked(timeout=PRESS_MS)
 
     def __init__(self, page: Page, server: LabelStudioServer) -> None:
         self.page = page
