@@ -9,6 +9,7 @@ from contextlib import closing
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
+from PIL.TiffImagePlugin import TiffImageFile
 
 from model.errors import ImageError
 from pipeline.settings import ImageSettings
@@ -27,6 +28,7 @@ EXTENSIONS = {
     "AVIF": "avif",
 }
 _ORIENTATION = 0x0112  # EXIF tag
+_PHOTOMETRIC, _SAMPLE_FORMAT = 0x0106, 0x0153  # TIFF tags
 _STRIP = 2**22  # pixels worked on at a time: of 50 million, each more copy would be 150 MB
 _WIDE = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}  # modes Pillow cuts off at 255
 
@@ -111,7 +113,7 @@ def _rgb(image: Pillow.Image) -> Pixels:
     width, height = image.size
     pixels = np.empty((height, width, 3), np.uint8)
     if image.mode in _WIDE:
-        _fill_grey(pixels, np.asarray(image))
+        _fill_grey(pixels, *_samples(image))
         return pixels
     for rows in _strips(height, width):
         strip = image.crop((0, rows.start, width, rows.stop))
@@ -129,18 +131,38 @@ def _opaque(image: Pillow.Image) -> Pillow.Image:
     return image
 
 
-def _fill_grey(pixels: Pixels, samples: npt.NDArray[np.generic]) -> None:
+def _samples(image: Pillow.Image) -> tuple[npt.NDArray[np.generic], int | None, bool]:
+    """Grey samples [H, W] of 16 or 32 bits, which of them is transparent, and whether 0 is white.
+
+    What Pillow does for 8 bits and leaves to us for more.
+    """
+    samples: npt.NDArray[np.generic] = np.asarray(image)
+    clear = image.info.get("transparency") if image.mode.startswith("I;16") else None
+    if not isinstance(image, TiffImageFile):
+        return samples, clear, False
+    if image.mode == "I" and image.tag_v2.get(_SAMPLE_FORMAT, (1,))[0] == 1:
+        samples = samples.view(np.uint32)  # Pillow reads them into signed integers
+    return samples, clear, image.tag_v2.get(_PHOTOMETRIC) == 0
+
+
+def _fill_grey(
+    pixels: Pixels, samples: npt.NDArray[np.generic], clear: int | None, inverted: bool
+) -> None:
     """Grey samples [H, W] of 16 or 32 bits, as all channels of uint8 [H, W, 3]."""
     strips = list(_strips(*samples.shape))
     if samples.dtype.itemsize == 2:
         for rows in strips:
             pixels[rows] = (samples[rows].astype(np.uint16) >> 8)[..., None]
+            if inverted:
+                np.subtract(255, pixels[rows], out=pixels[rows])
+            if clear is not None:
+                pixels[rows][samples[rows] == clear] = 255
         return
     ends = [(values.min(), values.max()) for values in (_finite(samples[rows]) for rows in strips)]
     low, high = float(min(end[0] for end in ends)), float(max(end[1] for end in ends))
     for rows in strips:
         values = (_finite(samples[rows]) - low) * (255.0 / ((high - low) or 1.0))
-        pixels[rows] = values.round()[..., None]
+        pixels[rows] = (255 - values if inverted else values).round()[..., None]
 
 
 def _finite(samples: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:

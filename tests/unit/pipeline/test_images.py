@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageOps
 
 from model.errors import ImageError
@@ -128,10 +130,19 @@ def test_floats_are_stretched_and_survive_what_is_not_finite() -> None:
     assert (flat == 0).all()
 
 
-def test_cmyk_becomes_rgb() -> None:
-    data = encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=95)
-    red, green, blue = decode_image(data, LIMITS)[4, 4]
-    assert red > 240 and green < 15 and blue < 15
+@pytest.mark.parametrize(
+    ("ink", "colour"),
+    [
+        ((0, 255, 255, 0), (255, 0, 0)),
+        ((255, 0, 255, 0), (0, 255, 0)),
+        ((0, 0, 0, 128), (127, 127, 127)),
+        ((0, 0, 0, 0), (255, 255, 255)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_becomes_rgb(ink: tuple[int, ...], colour: tuple[int, int, int], kind: str) -> None:
+    data = encode(Image.new("CMYK", (8, 8), ink), kind, **{"JPEG": {"quality": 95}}.get(kind, {}))
+    assert np.abs(decode_image(data, LIMITS)[4, 4].astype(int) - colour).max() < 15
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16", "I", "F"])
@@ -150,10 +161,19 @@ def test_strips_leave_no_seams(mode: str, monkeypatch: pytest.MonkeyPatch) -> No
         assert np.array_equal(decode_image(data, LIMITS), whole)
 
 
-def test_an_animation_gives_its_first_frame() -> None:
-    first, second = Image.new("RGB", (4, 4), (255, 0, 0)), Image.new("RGB", (4, 4), (0, 0, 255))
-    data = encode(first, "GIF", save_all=True, append_images=[second])
-    assert decode_image(data, LIMITS)[0, 0].tolist() == [255, 0, 0]
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_an_animation_gives_its_first_frame(kind: str) -> None:
+    first, second = Image.new("RGB", (16, 16), (250, 0, 0)), Image.new("RGB", (16, 16), (0, 0, 250))
+    data = encode(first, kind, save_all=True, append_images=[second])
+    assert np.abs(decode_image(data, LIMITS).astype(int) - (250, 0, 0)).max() < 8
+
+
+def test_a_jpeg_with_more_pictures_behind_it_gives_its_first() -> None:
+    """As telephones write them; Pillow calls it MPO."""
+    second = Image.new("RGB", (48, 32), (0, 0, 250))
+    data = encode(corners(), "MPO", save_all=True, append_images=[second], quality=95)
+    assert np.abs(decode_image(data, LIMITS).astype(int) - np.asarray(corners()))[8, 8].max() < 8
+    assert image_extension(data) == "jpg"
 
 
 @pytest.mark.parametrize(
@@ -198,23 +218,125 @@ def test_damaged_bytes_give_pixels_or_an_image_error(kind: str) -> None:
         assert pixels.ndim == 3 and pixels.shape[2] == 3
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds almost nothing."""
+def png(width: int, height: int, kind: int, rows: bytes, *, bits: int = 8, **more: bytes) -> bytes:
+    """A PNG by hand: ``kind`` as its header says it, ``more`` chunks by their names."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return (
             struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         )
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    between = b"".join(chunk(name.encode(), body) for name, body in more.items())
+    body = between + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body
+
+
+def sixteen(*samples: int) -> bytes:
+    """One row of a PNG of 16 bits."""
+    return b"\0" + struct.pack(f">{len(samples)}H", *samples)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(
+            png(2, 1, 2, sixteen(0xFFFF, 0x8000, 0x100, 0, 0xFF, 0x4000), bits=16),
+            [[255, 128, 1], [0, 0, 64]],
+            id="RGB of 16 bits",
+        ),
+        pytest.param(
+            png(2, 1, 6, sixteen(0xFFFF, 0x8000, 0x100, 0xFFFF, 0, 0, 0, 0), bits=16),
+            [[255, 128, 1], [255, 255, 255]],
+            id="RGBA of 16 bits",
+        ),
+        pytest.param(
+            png(2, 1, 4, sixteen(0x8000, 0xFFFF, 0, 0), bits=16),
+            [[128, 128, 128], [255, 255, 255]],
+            id="grey and alpha of 16 bits",
+        ),
+        pytest.param(
+            png(2, 1, 0, sixteen(0x8000, 0x1234), bits=16, tRNS=b"\x12\x34"),
+            [[128, 128, 128], [255, 255, 255]],
+            id="grey of 16 bits, one of them transparent",
+        ),
+        pytest.param(
+            png(2, 1, 0, b"\0\x0a\x14", tRNS=b"\0\x14"),
+            [[10, 10, 10], [255, 255, 255]],
+            id="grey, one of them transparent",
+        ),
+        pytest.param(
+            png(4, 1, 0, b"\0\x1b", bits=2),
+            [[0, 0, 0], [85, 85, 85], [170, 170, 170], [255, 255, 255]],
+            id="grey of 2 bits",
+        ),
+        pytest.param(
+            png(3, 1, 3, b"\0\0\1\2", PLTE=bytes(range(10, 100, 10)), tRNS=b"\xff\0"),
+            [[10, 20, 30], [255, 255, 255], [70, 80, 90]],
+            id="palette, one of it transparent",
+        ),
+    ],
+)
+def test_a_png_shows_what_a_browser_shows(data: bytes, expected: list[list[int]]) -> None:
+    assert decode_image(data, LIMITS)[0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("samples", "options", "expected"),
+    [
+        (np.array([[0, 0x8000]], np.uint16), {"byteorder": ">"}, [0, 128]),
+        (np.array([[0, 0xFFFF]], np.uint16), {"photometric": "miniswhite"}, [255, 0]),
+        (np.array([[0, 0xFF]], np.uint8), {"photometric": "miniswhite"}, [255, 0]),
+        (np.array([[-5, 0, 5]], np.int16), {}, [0, 128, 255]),
+        (np.array([[0, 2**31, 2**32 - 1]], np.uint32), {}, [0, 128, 255]),
+        (np.array([[0, 10]], np.float32), {"photometric": "miniswhite"}, [255, 0]),
+        (np.array([[[9, 7], [9, 7]], [[99, 99], [99, 99]]], np.uint8), {}, [9, 7]),  # two pages
+    ],
+)
+def test_a_tiff_of_a_microscope(
+    samples: np.ndarray, options: dict[str, str], expected: list[int]
+) -> None:
+    file = io.BytesIO()
+    tifffile.imwrite(file, samples, **{"photometric": "minisblack", **options})
+    assert decode_image(file.getvalue(), LIMITS)[0, :, 0].tolist() == expected
+
+
+def test_fifty_million_pixels_are_read() -> None:
+    data = encode(Image.new("L", (10_000, 5_000), 77), compress_level=1)
+    pixels = decode_image(data, LIMITS)
+    assert pixels.shape == (5_000, 10_000, 3) and (pixels[::999, ::999] == 77).all()
 
 
 @pytest.mark.parametrize("side", [9_000, 12_000, 60_000])
 def test_a_decompression_bomb_is_refused_by_its_header(side: int) -> None:
     with pytest.raises(ImageError, match=r"pixels"):
-        decode_image(png_header(side, side), LIMITS)
+        decode_image(png(side, side, 2, b"\0" * 100), LIMITS)
+
+
+@pytest.mark.parametrize("place", ["zTXt", "iCCP", "IDAT"])
+def test_what_is_packed_into_a_small_file_is_not_unpacked_whole(place: str) -> None:
+    """A hundred megabytes of zeros, where a header would not tell."""
+    zeros = bytes(100_000_000)
+    if place == "IDAT":  # a picture of 4 x 4 that goes on
+        data = png(4, 4, 2, zeros)
+    else:
+        data = png(4, 4, 2, b"\0" * 52, **{place: b"a\0\0" + zlib.compress(zeros)})
+    tracemalloc.start()
+    try:
+        decode_image(data, LIMITS)
+    except ImageError as error:
+        assert str(error).endswith(".")
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 20_000_000
+
+
+def test_a_gif_whose_canvas_is_a_bomb() -> None:
+    data = bytearray(encode(corners(), "GIF"))
+    data[6:10] = struct.pack("<HH", 60_000, 60_000)
+    with pytest.raises(ImageError, match="pixels"):
+        decode_image(bytes(data), LIMITS)
 
 
 def test_the_limits_hold_to_the_pixel_and_the_byte() -> None:
