@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from backend.context import is_storable
 from backend.services import Services
+from pipeline.connect import WEBHOOK_ACTIONS
 from pipeline.errors import ServiceError, UnknownRecordError
 from pipeline.queue import FINETUNE, HANDLE_EVENT
 from pipeline.tables import Event, now
@@ -24,15 +25,7 @@ from pipeline.tables import Event, now
 log = logging.getLogger(__name__)
 
 TRAINING = "START_TRAINING"
-ACTIONS = (
-    "ANNOTATION_CREATED",
-    "ANNOTATIONS_CREATED",
-    "ANNOTATION_UPDATED",
-    "ANNOTATIONS_DELETED",
-    "TASKS_CREATED",
-    "TASKS_DELETED",
-    TRAINING,
-)
+ACTIONS = (*WEBHOOK_ACTIONS, TRAINING)
 LONGEST_KEY = 200
 PROJECT_FIELDS = ("id", "title", "label_config")  # the rest is the project over and over again
 

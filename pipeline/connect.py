@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 TITLE = "maskloop"
 CONNECTED = "CO"
-# What pipeline.sync works on.
+# What pipeline.events works on; the backend keeps these and lets the others go.
 WEBHOOK_ACTIONS = (
     "ANNOTATION_CREATED",
     "ANNOTATIONS_CREATED",
