@@ -8,10 +8,12 @@ from datetime import datetime
 from typing import Any, Self
 from urllib.parse import quote
 
+from pipeline.errors import LabelStudioError
 from pipeline.label_studio_connection import Connection, Json
 from pipeline.settings import LabelStudioSettings
 
 PAGE_SIZE = 200
+IMPOSSIBLE = "only asking"  # for a field that takes no words
 
 __all__ = ["Json", "LabelStudio", "RemoteTask", "local_file_url"]
 
@@ -50,6 +52,15 @@ class LabelStudio:
     def auth_header(self) -> dict[str, str]:
         """The Authorization header of this moment; ask again for each request, tokens expire."""
         return self._connection.auth_header()
+
+    @property
+    def token_expires(self) -> datetime | None:
+        """When the personal access token ends; None for a legacy token, which never does."""
+        return self._connection.token_expires
+
+    def whoami(self) -> Json:
+        """The account behind the token."""
+        return self._connection.object("GET", "/api/current-user/whoami", "the account")
 
     # Projects
 
@@ -218,6 +229,37 @@ class LabelStudio:
 
     def delete_backend(self, backend_id: int) -> None:
         self._connection.call("DELETE", f"/api/ml/{backend_id}", f"ML backend {backend_id}")
+
+    def check_backend_address(self, project_id: int, url: str) -> None:
+        """Raise LabelStudioError if no ML backend may be at ``url``. Nothing is made."""
+        fields = {"url": url, "project": project_id, "timeout": IMPOSSIBLE}
+        self._check_address("/api/ml/", f"ML backend {url}", "timeout", fields)
+
+    def check_webhook_address(self, project_id: int, url: str) -> None:
+        """Raise LabelStudioError if no webhook may go to ``url``. Nothing is made."""
+        fields = {"url": url, "project": project_id, "is_active": IMPOSSIBLE}
+        self._check_address("/api/webhooks/", f"webhook {url}", "is_active", fields)
+
+    def _check_address(self, path: str, what: str, impossible: str, fields: Json) -> None:
+        # Label Studio judges all fields before it makes anything, and says no to this one; to
+        # refuse the address, it says something else first.
+        try:
+            self._connection.call("POST", path, what, json=fields)
+        except LabelStudioError as error:
+            if f"refuses {what}: {impossible}: " not in str(error):
+                raise
+
+    def interactive(self, backend_id: int, task_id: int, result: Sequence[Json]) -> Json:
+        """What a backend answers to prompts on a task, asked as the labelling page asks.
+
+        Label Studio answers ``{"data": ...}``, or ``{"errors": [...]}`` where the backend failed.
+        """
+        return self._connection.object(
+            "POST",
+            f"/api/ml/{backend_id}/interactive-annotating",
+            f"ML backend {backend_id}",
+            json={"task": task_id, "context": {"result": list(result)}},
+        )
 
     def webhooks(self, project_id: int) -> list[Json]:
         what = f"webhooks of project {project_id}"

@@ -24,6 +24,7 @@ Json = dict[str, Any]
 # An access token lives 300 s; renewed this long before its end, so that none dies on the way.
 RENEW_BEFORE = timedelta(seconds=30)
 BANNED_NETWORK = "reserved network address"
+UNKNOWN_HOST = "Can't resolve hostname"
 
 
 class Connection:
@@ -40,7 +41,8 @@ class Connection:
             raise LabelStudioError(
                 "Label Studio needs a token; set label_studio.token to one from its account page."
             )
-        self._personal = _expiry(self._token) is not None
+        self.token_expires = _expiry(self._token)  # of a personal access token
+        self._personal = self.token_expires is not None
         self._access: tuple[str, datetime] | None = None
         self._renewing = Lock()
         # trust_env off: a proxy from the environment must not come between two local services.
@@ -131,6 +133,11 @@ class Connection:
             return LabelStudioError(
                 f"Label Studio refuses {what} because its address is on a private network; start "
                 "Label Studio with USE_DEFAULT_BANNED_SUBNETS=false."
+            )
+        if UNKNOWN_HOST in detail:
+            return LabelStudioError(
+                f"Label Studio does not know the host of {what}; set backend.url to an address "
+                "that holds on its machine."
             )
         match status:
             case httpx.codes.UNAUTHORIZED:

@@ -50,6 +50,7 @@ QUEUES = {
 TASKS = tuple(QUEUES)
 
 CONNECT_SECONDS = 2.0  # a sender is often a web request: fail soon rather than hang
+INSPECT_SECONDS = 3.0  # for workers to say what they listen to; all of it is waited
 
 
 def transport_options(settings: Settings) -> dict[str, Any]:
@@ -116,6 +117,18 @@ class Enqueuer:
                 return {name: int(redis.llen(name)) for name in names}
         except (RedisError, ValueError, OSError) as error:
             raise ServiceError(_unreachable(self._settings)) from error
+
+    def listening(self, seconds: float = INSPECT_SECONDS) -> dict[str, list[str]]:
+        """The queues each worker takes messages from, of those that answer within ``seconds``.
+
+        Raises:
+            ServiceError: Redis is out of reach.
+        """
+        try:
+            answers = self._app.control.inspect(timeout=seconds).active_queues() or {}
+        except (OperationalError, RedisError, OSError) as error:
+            raise ServiceError(_unreachable(self._settings)) from error
+        return {name: [str(queue["name"]) for queue in rows] for name, rows in answers.items()}
 
     def close(self) -> None:
         """Close the connections to Redis."""
