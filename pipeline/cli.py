@@ -16,7 +16,7 @@ import typer
 
 from model.errors import MaskloopError
 from model.progress import both
-from pipeline import cli_models, cli_train, console
+from pipeline import cli_doctor, cli_models, cli_train, console
 
 if TYPE_CHECKING:
     from pipeline.runtime import Runtime
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_train.app, name="train")
+app.command()(cli_doctor.doctor)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 Project = Annotated[

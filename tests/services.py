@@ -67,7 +67,7 @@ class LabelStudioProcess:
             files=home / "files",
         )
         self._log = home / "label-studio.log"
-        self._overrides = dict(overrides or {})
+        self.overrides = dict(overrides or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, seconds: float) -> None:
@@ -131,7 +131,7 @@ class LabelStudioProcess:
             "SENTRY_RATE": "0",
             "FRONTEND_SENTRY_RATE": "0",
             "USE_DEFAULT_BANNED_SUBNETS": "false",
-            **self._overrides,
+            **self.overrides,
         }
 
     def _tail(self) -> str:
