@@ -16,15 +16,21 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, unquote
 
+import httpcore
 import httpx
 
+from pipeline.bucket_images import S3, Buckets
 from pipeline.errors import ImageSourceError
+from pipeline.guarded_http import GuardedHttp
 from pipeline.settings import Settings
 
 LOCAL_FILES = "/data/local-files/"
 # What Label Studio serves files under. Its API, with our token, is no place for an image.
-_FILE_PATHS = re.compile(r"/(data|storage-data|static)/.+|/tasks/[0-9]+/(presign|resolve)/")
+_FILE_PATHS = re.compile(
+    r"/(data|storage-data|static)/.+|/(tasks|projects)/[0-9]+/(presign|resolve)/"
+)
 _REDIRECTS = 5
+_REDIRECT_CODES = (301, 302, 303, 307, 308)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 Auth = Callable[[], Mapping[str, str]]
@@ -42,11 +48,8 @@ class ImageSource:
         self._limits = settings.images
         self._auth = auth
         self._label_studio = httpx.URL(settings.label_studio.url.rstrip("/"))
-        self._client = httpx.Client(
-            follow_redirects=False,  # followed here, each checked
-            # Files come as they are: a compressed reply could grow a thousandfold in memory.
-            headers={"Accept-Encoding": "identity", "User-Agent": "maskloop"},
-        )
+        self._http = GuardedHttp(allow_private=settings.images.allow_private)
+        self._buckets = Buckets(settings.images)
 
     def __enter__(self) -> Self:
         return self
@@ -61,14 +64,15 @@ class ImageSource:
 
     def close(self) -> None:
         """Close the connections kept open."""
-        self._client.close()
+        self._http.close()
 
     def fetch(self, url: str) -> bytes:
         """The bytes behind ``url``, at most ``images.max_bytes`` of them.
 
         A path means a file of Label Studio's; one under ``/data/local-files/`` is read from
         ``images.files_root`` where that is set. An http(s) address must be Label Studio's or
-        that of one of ``images.allowed_hosts``.
+        that of one of ``images.allowed_hosts``, an ``s3://bucket/name`` in one of
+        ``images.s3_buckets``.
 
         Raises:
             ImageSourceError: the address is not allowed, or there is nothing to be had from it.
@@ -76,6 +80,9 @@ class ImageSource:
         url = url.strip()
         if url.startswith(LOCAL_FILES) and self._limits.files_root is not None:
             return self._read_local(url, self._limits.files_root)
+        if url[: len(S3)].lower() == S3:
+            # The bucket was allowed and the server is of the settings; a redirect is neither.
+            return self._download(self._buckets.signed(url, _short(url)), ours=True, name=url)
         return self._download(self._absolute(url))
 
     # --- files on this machine ---
@@ -127,22 +134,44 @@ class ImageSource:
             "task a path of Label Studio's or an http(s) address."
         )
 
-    def _download(self, url: httpx.URL) -> bytes:
+    def _download(self, url: httpx.URL, *, ours: bool = False, name: str = "") -> bytes:
+        """The bytes behind ``url``.
+
+        Args:
+            ours: the address is one we made, so its host is not looked up among the allowed.
+            name: what to call the image in errors until it is redirected; its address otherwise.
+        """
         deadline = time.monotonic() + self._limits.timeout_seconds
         try:
             for _ in range(_REDIRECTS + 1):
-                headers = self._headers(url)
-                left = max(deadline - time.monotonic(), 0.001)
-                with self._client.stream("GET", url, headers=headers, timeout=left) as response:
-                    if not response.is_redirect:
-                        return self._receive(response, deadline)
-                    url = url.join(response.headers["location"])
-        except httpx.TimeoutException as error:
-            raise self._too_slow(url) from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+                headers = {} if ours else self._headers(url)
+                with self._http.get(
+                    url,
+                    # Files come as they are: a compressed reply could grow a thousandfold.
+                    {"Accept-Encoding": "identity", "User-Agent": "maskloop", **headers},
+                    deadline=deadline,
+                    anywhere=ours or _origin(url) == _origin(self._label_studio),
+                ) as response:
+                    location = _header(response, "location")
+                    if response.status not in _REDIRECT_CODES or not location:
+                        return self._receive(response, name or str(url), token=bool(headers))
+                    url, ours, name = url.join(location), False, ""
+        except httpcore.TimeoutException as error:
             raise ImageSourceError(
-                f"The image {_short(url)} cannot be fetched ({error or type(error).__name__}); "
-                "check that its server runs and can be reached from here."
+                f"The image {_short(name or url)} did not arrive within "
+                f"{self._limits.timeout_seconds:g} s; check its server or raise "
+                "images.timeout_seconds."
+            ) from error
+        except (
+            httpcore.NetworkError,
+            httpcore.ProtocolError,
+            httpcore.ProxyError,
+            httpx.InvalidURL,
+        ) as error:
+            raise ImageSourceError(
+                f"The image {_short(name or url)} cannot be fetched "
+                f"({str(error)[:200] or type(error).__name__}); check that its server runs and can "
+                "be reached from here."
             ) from error
         raise ImageSourceError(
             f"The image {_short(url)} is redirected more than {_REDIRECTS} times; "
@@ -176,36 +205,33 @@ class ImageSource:
             f"add {add} to images.allowed_hosts if you trust it."
         )
 
-    def _receive(self, response: httpx.Response, deadline: float) -> bytes:
-        url = response.url
-        if response.status_code != httpx.codes.OK:
+    def _receive(self, response: httpcore.Response, name: str, *, token: bool) -> bytes:
+        if response.status != httpx.codes.OK:
+            reason = bytes(response.extensions.get("reason_phrase", b""))[:80].decode("latin-1")
             raise ImageSourceError(
-                f"The image {_short(url)} cannot be fetched: its server answered "
-                f"{response.status_code} {response.reason_phrase}; {_remedy(response.status_code)}."
+                f"The image {_short(name)} cannot be fetched: its server answered "
+                f"{response.status} {reason}; {_remedy(response, name, token=token)}."
             )
-        length = response.headers.get("content-length", "")
-        self._check_size(int(length) if length.isdigit() else 0, url)
+        coding = _header(response, "content-encoding")
+        if coding not in ("", "identity"):
+            raise ImageSourceError(
+                f"The image {_short(name)} comes packed ({coding[:20]!r}), though it was asked for "
+                "as it is; switch that off in its server."
+            )
+        length = _header(response, "content-length")
+        self._check_size(int(length) if length.isdecimal() else 0, name)
         data = bytearray()
-        for chunk in response.iter_bytes():
+        for chunk in response.iter_stream():
             data += chunk
-            self._check_size(len(data), url)
-            # httpx limits the wait for each piece; a server that drips would never end.
-            if time.monotonic() > deadline:
-                raise self._too_slow(url)
+            self._check_size(len(data), name)
         return bytes(data)
 
-    def _check_size(self, size: int, url: httpx.URL | str) -> None:
+    def _check_size(self, size: int, name: str) -> None:
         if size > self._limits.max_bytes:
             raise ImageSourceError(
-                f"The image {_short(url)} is over the limit of {self._limits.max_bytes:,} bytes; "
+                f"The image {_short(name)} is over the limit of {self._limits.max_bytes:,} bytes; "
                 "make it smaller or raise images.max_bytes."
             )
-
-    def _too_slow(self, url: httpx.URL) -> ImageSourceError:
-        return ImageSourceError(
-            f"The image {_short(url)} did not arrive within {self._limits.timeout_seconds:g} s; "
-            "check its server or raise images.timeout_seconds."
-        )
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int]:
@@ -222,11 +248,25 @@ def _climbs(url: httpx.URL) -> bool:
     return False
 
 
-def _remedy(status: int) -> str:
-    if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+def _remedy(response: httpcore.Response, name: str, *, token: bool) -> str:
+    if name.lower().startswith(S3):
+        if region := _header(response, "x-amz-bucket-region"):
+            return f"check images.s3_key and what it may read, and images.s3_region: {region[:40]}"
+        if response.status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            return "check images.s3_key and what it may read"
+    elif response.status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        if not token:
+            return "check that it can be read without logging in, or that its link has not expired"
         return "check label_studio.token and what its account may see"
     # Label Studio answers 500 for an upload whose file is gone.
     return "check that the file is still there, then that server's log"
+
+
+def _header(response: httpcore.Response, name: str) -> str:
+    """The first header of that name; empty when there is none."""
+    wanted = name.encode()
+    values = (value for key, value in response.headers if key.lower() == wanted)
+    return next(values, b"").decode("latin-1").strip()
 
 
 def _short(url: httpx.URL | str) -> str:

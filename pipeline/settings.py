@@ -57,6 +57,22 @@ class ImageSettings(Section):
     allowed_hosts: tuple[str, ...] = Field(
         (), description="Hosts besides Label Studio's own that images may be fetched from."
     )
+    allow_private: bool = Field(
+        False, description="Whether a name in allowed_hosts may stand for a private address."
+    )
+    s3_buckets: tuple[str, ...] = Field(
+        (), description="Buckets that images may be fetched from as s3://bucket/name."
+    )
+    s3_endpoint: str = Field(
+        "", description="Address of an S3 server; empty: AWS_ENDPOINT_URL_S3, or Amazon's own."
+    )
+    s3_region: str = Field(
+        "", description="Region of the buckets; empty: AWS_DEFAULT_REGION, or us-east-1."
+    )
+    s3_key: str = Field(
+        "", description="Access key id for the buckets; empty: the environment's, or the role's."
+    )
+    s3_secret: SecretStr = Field(SecretStr(""), description="Secret of that access key.")
     max_bytes: int = Field(100_000_000, gt=0, description="Largest image file read, in bytes.")
     max_pixels: int = Field(50_000_000, gt=0, description="Largest image decoded, in pixels.")
     timeout_seconds: float = Field(20, gt=0, description="Limit for fetching one image.")

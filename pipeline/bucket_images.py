@@ -1,0 +1,89 @@
+"""The http(s) address behind an ``s3://bucket/key`` address, signed so that it may be read.
+
+What is signed is an ordinary address, so images in buckets come the way that all others come,
+with the same limits.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import Any
+
+import httpx
+
+from pipeline.errors import ImageSourceError
+from pipeline.settings import ImageSettings
+
+S3 = "s3://"
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+
+
+class Buckets:
+    """Signs addresses of the buckets that ``images.s3_buckets`` names. Threads may share one."""
+
+    def __init__(self, settings: ImageSettings) -> None:
+        self._settings = settings
+        self._made: Any = None
+        self._lock = threading.Lock()
+
+    def signed(self, url: str, name: str) -> httpx.URL:
+        """The address to read ``s3://bucket/key`` at. The key is taken as it stands.
+
+        Args:
+            name: what to call the image in errors.
+
+        Raises:
+            ImageSourceError: the bucket is not allowed, there is no such key, or nothing to sign
+                with can be had.
+        """
+        from botocore.exceptions import BotoCoreError
+
+        bucket, _, key = url[len(S3) :].partition("/")
+        # A server may take ".." for the folder above, and the folder above a bucket holds others.
+        climbs = any(part in (".", "..") for part in re.split(r"[/\\]", key))
+        if not _BUCKET.fullmatch(bucket) or not key or climbs:
+            raise ImageSourceError(
+                f"The image {name} names no file of a bucket; write it as "
+                "s3://bucket/folder/name.jpg."
+            )
+        if bucket not in self._settings.s3_buckets:
+            raise ImageSourceError(
+                f"The image {name} lies in a bucket that is not allowed; add "
+                f"{bucket} to images.s3_buckets if you trust it."
+            )
+        try:
+            signed = self._client().generate_presigned_url(
+                "get_object",
+                Params={"Bucket": bucket, "Key": key},
+                ExpiresIn=int(self._settings.timeout_seconds) + 60,
+            )
+            return httpx.URL(signed)
+        except (BotoCoreError, ValueError, httpx.InvalidURL) as error:
+            raise ImageSourceError(
+                f"The image {name} cannot be fetched ({error}); check images.s3_endpoint, "
+                "images.s3_region and images.s3_key, or the AWS settings in the environment."
+            ) from error
+
+    def _client(self) -> Any:
+        """Made once, when first needed: it may ask the machine it runs on for its role."""
+        import botocore
+        from botocore.config import Config
+        from botocore.session import Session
+
+        with self._lock:
+            if self._made is None:
+                given, session = self._settings, Session()
+                if given.s3_key:
+                    session.set_credentials(given.s3_key, given.s3_secret.get_secret_value())
+                # Without credentials a bucket that anyone may read is still to be had.
+                signing = "s3v4" if session.get_credentials() else botocore.UNSIGNED
+                self._made = session.create_client(
+                    "s3",
+                    endpoint_url=given.s3_endpoint or None,
+                    region_name=given.s3_region
+                    or session.get_config_variable("region")
+                    or "us-east-1",
+                    config=Config(signature_version=signing),
+                )
+            return self._made
