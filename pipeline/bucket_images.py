@@ -37,7 +37,7 @@ class Buckets:
             ImageSourceError: the bucket is not allowed, there is no such key, or nothing to sign
                 with can be had.
         """
-        from botocore.exceptions import BotoCoreError
+        from botocore.exceptions import BotoCoreError, ClientError
 
         bucket, _, key = url[len(S3) :].partition("/")
         # A server may take ".." for the folder above, and the folder above a bucket holds others.
@@ -59,7 +59,7 @@ class Buckets:
                 ExpiresIn=int(self._settings.timeout_seconds) + 60,
             )
             return httpx.URL(signed)
-        except (BotoCoreError, ValueError, httpx.InvalidURL) as error:
+        except (BotoCoreError, ClientError, ValueError, httpx.InvalidURL) as error:
             raise ImageSourceError(
                 f"The image {name} cannot be fetched ({error}); check images.s3_endpoint, "
                 "images.s3_region and images.s3_key, or the AWS settings in the environment."

@@ -131,7 +131,7 @@ class ImageSource:
         what = f"{scheme[1].lower()}: addresses" if scheme else "an address of this form"
         raise ImageSourceError(
             f"The image {_short(url)} cannot be fetched, since {what} cannot be used; give the "
-            "task a path of Label Studio's or an http(s) address."
+            "task a path of Label Studio's, an http(s) or an s3:// address."
         )
 
     def _download(self, url: httpx.URL, *, ours: bool = False, name: str = "") -> bytes:
@@ -145,16 +145,17 @@ class ImageSource:
         try:
             for _ in range(_REDIRECTS + 1):
                 headers = {} if ours else self._headers(url)
+                at_home = _origin(url) == _origin(self._label_studio)
                 with self._http.get(
                     url,
                     # Files come as they are: a compressed reply could grow a thousandfold.
                     {"Accept-Encoding": "identity", "User-Agent": "maskloop", **headers},
                     deadline=deadline,
-                    anywhere=ours or _origin(url) == _origin(self._label_studio),
+                    anywhere=ours or at_home,
                 ) as response:
                     location = _header(response, "location")
                     if response.status not in _REDIRECT_CODES or not location:
-                        return self._receive(response, name or str(url), token=bool(headers))
+                        return self._receive(response, name or str(url), at_home=at_home)
                     url, ours, name = url.join(location), False, ""
         except httpcore.TimeoutException as error:
             raise ImageSourceError(
@@ -205,12 +206,12 @@ class ImageSource:
             f"add {add} to images.allowed_hosts if you trust it."
         )
 
-    def _receive(self, response: httpcore.Response, name: str, *, token: bool) -> bytes:
+    def _receive(self, response: httpcore.Response, name: str, *, at_home: bool) -> bytes:
         if response.status != httpx.codes.OK:
             reason = bytes(response.extensions.get("reason_phrase", b""))[:80].decode("latin-1")
             raise ImageSourceError(
                 f"The image {_short(name)} cannot be fetched: its server answered "
-                f"{response.status} {reason}; {_remedy(response, name, token=token)}."
+                f"{response.status} {reason}; {_remedy(response, name, at_home=at_home)}."
             )
         coding = _header(response, "content-encoding")
         if coding not in ("", "identity"):
@@ -248,14 +249,14 @@ def _climbs(url: httpx.URL) -> bool:
     return False
 
 
-def _remedy(response: httpcore.Response, name: str, *, token: bool) -> str:
+def _remedy(response: httpcore.Response, name: str, *, at_home: bool) -> str:
     if name.lower().startswith(S3):
         if region := _header(response, "x-amz-bucket-region"):
             return f"check images.s3_key and what it may read, and images.s3_region: {region[:40]}"
         if response.status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             return "check images.s3_key and what it may read"
     elif response.status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        if not token:
+        if not at_home:
             return "check that it can be read without logging in, or that its link has not expired"
         return "check label_studio.token and what its account may see"
     # Label Studio answers 500 for an upload whose file is gone.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator, Mapping
 
 import httpx
 import pytest
+from botocore.session import Session
+from moto.server import ThreadedMotoServer
 from PIL import Image
 from pydantic import SecretStr
 
@@ -113,3 +116,60 @@ def test_local_files_directly_and_through_label_studio(
         assert images.fetch(url) == png()
     with source(label_studio, {}, files_root=label_studio.files) as images:
         assert images.fetch(url) == png()
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    """The address of an S3 server with a bucket of pictures."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request otherwise
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    client = Session().create_client(
+        "s3",
+        endpoint_url=f"http://{host}:{port}",
+        region_name="us-east-1",
+        aws_access_key_id="reader",
+        aws_secret_access_key="word",
+    )
+    client.create_bucket(Bucket="pictures")
+    client.put_object(Bucket="pictures", Key="sub/a b.png", Body=png())
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.mark.parametrize("presign", [True, False])
+def test_a_bucket_directly_and_through_label_studio(
+    label_studio: LabelStudioServer, http: httpx.Client, project: int, bucket: str, presign: bool
+) -> None:
+    """With ``presign`` Label Studio redirects to the bucket's server, without it hands files on."""
+    storage = {
+        "project": project,
+        "bucket": "pictures",
+        "regex_filter": ".*png",
+        "use_blob_urls": True,
+        "presign": presign,
+        "recursive_scan": True,
+        "aws_access_key_id": "reader",
+        "aws_secret_access_key": "word",
+        "s3_endpoint": bucket,
+        "region_name": "us-east-1",
+    }
+    made = http.post("/api/storages/s3", json=storage).raise_for_status().json()
+    http.post(f"/api/storages/s3/{made['id']}/sync").raise_for_status()
+    listed = {"project": project, "fields": "all"}
+    raw = http.get("/api/tasks/", params={**listed, "resolve_uri": "false"}).json()["tasks"]
+    resolved = http.get("/api/tasks/", params=listed).json()["tasks"]
+    (given,), (proxied,) = raw[0]["data"].values(), resolved[0]["data"].values()
+
+    assert given == "s3://pictures/sub/a b.png"
+    assert "/resolve/?fileuri=" in proxied
+    with source(
+        label_studio, {}, s3_buckets=["pictures"], s3_endpoint=bucket, s3_key="a", s3_secret="b"
+    ) as images:
+        assert images.fetch(given) == png()
+    hosts = [bucket.removeprefix("http://")] if presign else []
+    token = {"Authorization": f"Token {label_studio.token}"}
+    with source(label_studio, token, allowed_hosts=hosts) as images:
+        assert images.fetch(proxied) == png()
+        assert images.fetch(proxied.replace("/resolve/", "/presign/")) == png()

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from botocore.config import Config
 from botocore.session import Session
 from moto.server import ThreadedMotoServer
 
+from pipeline.bucket_images import Buckets
 from pipeline.errors import ImageSourceError
 from pipeline.image_source import ImageSource
 from pipeline.settings import ImageSettings, LabelStudioSettings, Settings
@@ -93,6 +95,17 @@ def test_a_file_of_a_bucket_whatever_its_name(endpoint: str, s3: Any, key: str) 
     with source(endpoint) as images:
         assert images.fetch(f"s3://pictures/{key}") == PICTURE + key.encode()
         assert images.fetch(f" S3://pictures/{key}\n") == PICTURE + key.encode()
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_what_is_asked_for_is_what_was_signed(key: str) -> None:
+    """A server that checks signatures, as moto does not, refuses a name written otherwise."""
+    settings = ImageSettings(
+        s3_endpoint="http://s3.example", s3_buckets=("pictures",), s3_key="a", s3_secret="b"
+    )
+    path, _, query = Buckets(settings).signed(f"s3://pictures/{key}", key).raw_path.partition(b"?")
+    assert path.decode() == "/pictures/" + quote(key, safe="/-._~")
+    assert b"X-Amz-Credential=a%2F" in query and b"X-Amz-Signature=" in query
 
 
 def test_server_and_credentials_of_the_environment(
