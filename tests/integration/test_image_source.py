@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import httpx
 import pytest
@@ -13,10 +14,13 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 from pydantic import SecretStr
 
+from pipeline.encoding import encode_project
 from pipeline.errors import ImageSourceError
 from pipeline.image_source import ImageSource
+from pipeline.label_config import DEFAULT_LABEL_CONFIG
 from pipeline.label_studio import LabelStudio
 from pipeline.settings import ImageSettings, LabelStudioSettings, Settings
+from tests.loop import make_loop
 from tests.services import LabelStudioServer, label_studio
 
 __all__ = ["label_studio"]
@@ -173,3 +177,43 @@ def test_a_bucket_directly_and_through_label_studio(
     with source(label_studio, token, allowed_hosts=hosts) as images:
         assert images.fetch(proxied) == png()
         assert images.fetch(proxied.replace("/resolve/", "/presign/")) == png()
+
+
+def test_bad_images_of_a_project_do_not_stop_the_others(
+    label_studio: LabelStudioServer, bucket: str, http: httpx.Client, tmp_path: Path
+) -> None:
+    files = {"good.png": png(), "empty.png": b"", "cut.png": png()[:50], "words.jpg": b"no picture"}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    addresses = {
+        "/data/local-files/?d=good.png": None,
+        "/data/local-files/?d=empty.png": "is empty",
+        "/data/local-files/?d=cut.png": "damaged or cut off",
+        "s3://pictures/sub/a b.png": None,
+        "s3://others/a.png": "add others to images.s3_buckets",
+        "/data/local-files/?d=words.jpg": "not an image",
+        "/data/local-files/?d=../../etc/passwd": "leads out",
+        "http://169.254.169.254/latest/meta-data": "not allowed",
+        "file:///etc/passwd": "file: addresses cannot be used",
+        "data:image/png;base64,AAAA": "data: addresses cannot be used",
+        f"{label_studio.url}/data/local-files/?d=missing.png": "404",
+        "/data/local-files/?d=./good.png": None,
+    }
+    loop = make_loop(
+        tmp_path / "home",
+        label_studio={"url": label_studio.url, "token": label_studio.token},
+        images={
+            "files_root": tmp_path, "s3_buckets": ["pictures"], "s3_endpoint": bucket,
+            "s3_key": "reader", "s3_secret": "word",
+        },
+    )  # fmt: skip
+    with loop.runtime.label_studio as client, loop.runtime.images:
+        made = client.create_project("good and bad", DEFAULT_LABEL_CONFIG)
+        tasks = client.import_tasks(made, [{"data": {"image": address}} for address in addresses])
+        report = encode_project(loop.runtime, made)
+
+    wanted = dict(zip(tasks, addresses.values(), strict=True))
+    assert (report.tasks, report.encoded) == (12, 3)
+    assert set(report.problems) == {task for task, sentence in wanted.items() if sentence}
+    for task, problem in report.problems.items():
+        assert str(wanted[task]) in problem and problem.endswith(".")
