@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import threading
@@ -105,7 +106,11 @@ def test_settings_that_cannot_be_read_are_the_only_problem() -> None:
     assert all(other.text.startswith("Not looked at; first mend: ") for other in others)
 
 
-def test_defaults_of_a_wrong_folder_are_told(settings: Settings) -> None:
+def test_defaults_of_a_wrong_folder_are_told(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("MASKLOOP_")]:
+        monkeypatch.delenv(name)
     state, said = look(doctor_machine.settings, case_of(settings))
     assert state == "advice"
     assert "name that folder in MASKLOOP_HOME" in said
