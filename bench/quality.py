@@ -216,7 +216,7 @@ def main() -> None:
         parser.error("no picture is of that data set")
     model = load(arguments.checkpoint)
     figures, means, cases = measure(model, items, arguments.clicks, arguments.kind)
-    report = Console()
+    report = Console(width=100)
     report.print(table(figures))
     score = figures["score"]
     report.print(f"score: calibration error {score['error']:.3f}, rank {score['rank']:.3f}")
