@@ -40,14 +40,20 @@ class LabelStudioPage:
         """Press until it is on: one that moves or is drawn anew just then cannot be pressed.
 
         On a busy machine the page takes a while to show what a press did. Another one too soon
-        would undo it, so each is given its time.
+        would undo it, so each is given its time. A mouse may also hit what lies above the switch
+        for good; the space bar, which comes in turn, does not.
         """
         deadline = time.monotonic() + LOAD_MS / 1000
+        by_mouse = True
         while not switch.is_checked():
             assert time.monotonic() < deadline, "the switch does not go on"
             with suppress(Error, AssertionError):
-                pressed.click(force=True, timeout=PRESS_MS)
+                if by_mouse:
+                    pressed.click(force=True, timeout=PRESS_MS)
+                else:
+                    switch.press("Space", timeout=PRESS_MS)
                 expect(switch).to_be_checked(timeout=PRESS_MS)
+            by_mouse = not by_mouse
 
     def __init__(self, page: Page, server: LabelStudioServer) -> None:
         self.page = page
