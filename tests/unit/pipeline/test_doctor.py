@@ -42,7 +42,8 @@ def case_of(settings: Settings, **known: Any) -> Case:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.chdir(tmp_path)  # where `make up` ran, settings come from its folder
     return Settings(
         home=tmp_path / "home",
         redis_url="redis://127.0.0.1:1/0",
