@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from backend.context import Mark, Question
+from backend.context import Gesture, Question
+from backend.decoding import SupersededError
+from backend.drafts import wait_for_draft
+from backend.marks import Mark
 from backend.meaning import find_thread
 from backend.reply import Sent, shape_reply
 from backend.scene import Scene, drawn, set_scene
 from backend.services import Services
 from backend.session import Probability, Reply, Thread, exact, previous
 from model.prediction import Prediction
-from pipeline.label_config import read_label_config
+from pipeline.label_config import LabelConfig, read_label_config
 from pipeline.masks import probability_from_png, probability_to_png
-from pipeline.regions import brush_region
 from pipeline.tables import Interaction
 
 
 def answer_click(services: Services, question: Question) -> dict[str, Any]:
     """One prediction with at most one region, logged before it is returned.
+
+    Of a request that a newer click of the same annotator has taken the place of, the rest is not
+    done and the prediction is empty: Label Studio's page would drop it.
 
     Raises:
         LabelConfigError: the project's labelling config lacks what masks need.
@@ -34,9 +39,34 @@ def answer_click(services: Services, question: Question) -> dict[str, Any]:
     if gesture is None or len(question.tasks) != 1:
         return {"result": []}
     config = read_label_config(question.label_config)
-    scene = set_scene(services, question, config)
+    view = question.tasks[0]
+    stale = services.latest.enter((question.project_id, view.id, gesture.marks[0].id))
+    try:
+        return _answer(services, question, gesture, config, stale, began)
+    except SupersededError:
+        services.metrics.superseded.inc()
+        return {"result": []}
+
+
+def _answer(
+    services: Services,
+    question: Question,
+    gesture: Gesture,
+    config: LabelConfig,
+    stale: Callable[[], bool],
+    began: float,
+) -> dict[str, Any]:
+    view, waited = question.tasks[0], False
+    if _waits(gesture, config):
+        saved = wait_for_draft(services, view, gesture.marks[-1].id, stale)
+        view, waited = saved or view, saved is not None
+    if stale():
+        raise SupersededError
+    scene = set_scene(services, question, view, config, stale)
     marks = tuple(mark.on_image(scene.image.height, scene.image.width) for mark in gesture.marks)
-    found = find_thread(scene, gesture, marks)
+    if not scene.knows_words and all(mark.kind == "text" for mark in marks):
+        return {"result": []}
+    found = find_thread(scene, gesture, marks, waited)
     if found is None:
         return {"result": []}
     thread, own = found
@@ -50,6 +80,12 @@ def answer_click(services: Services, question: Question) -> dict[str, Any]:
     _count(services, own, sent)
     _log(scene, thread, own, prediction, sent, time.perf_counter() - began)
     return _prediction(scene, thread, sent.rle, sent.empty, prediction.score, gesture.rotation)
+
+
+def _waits(gesture: Gesture, config: LabelConfig) -> bool:
+    """Whether what was drawn may only come with the next draft, and is asked for."""
+    in_words = bool(config.hints) and gesture.tag == config.text_tag
+    return gesture.tag in config.waiting_tags or in_words
 
 
 def _previous_mask(scene: Scene, thread: Thread, before: Reply | None) -> Probability | None:
@@ -100,17 +136,7 @@ def _prediction(
 ) -> dict[str, Any]:
     if empty:
         return {"result": [], "score": 0.0, "model_version": scene.version.name}
-    region = brush_region(
-        region_id=thread.region_id,
-        rle=rle,
-        height=scene.image.height,
-        width=scene.image.width,
-        label=thread.label,
-        from_name=scene.config.brush_tag,
-        to_name=scene.config.image_tag,
-        score=score,
-        rotation=rotation,
-    )
+    region = scene.region(thread, rle, score, rotation)
     return {
         "result": [region],
         "score": region["score"],

@@ -1,72 +1,27 @@
 """What Label Studio asks for: the JSON of ``POST /predict`` as values, hostile or not.
 
-A *mark* is one click or box. Label Studio sends every mark of one tool and label since the last
-accept or reject, oldest first, in percent of the upright image.
+Label Studio sends every click, or every box, of one label since the last accept or reject, oldest
+first, in percent of the upright image; words alone; and with them the task as it was last saved.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
-
+from backend.marks import Mark
 from model.errors import PromptError
-from model.prompts import Box, Click, Prompt
+from model.prompts import MAX_TEXT
 from pipeline.errors import UnknownRecordError
-from pipeline.masks import Mask
 
-Kind = Literal["click", "box"]
 MAX_MARKS = 1000
 MAX_TASKS = 10_000
 MAX_NAME = 255
+_MARKS = ("keypointlabels", "rectanglelabels", "textarea")
 
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """One click, or one box from (x, y) to (x2, y2). In percent as it comes, then in pixels."""
-
-    id: str
-    kind: Kind
-    positive: bool
-    x: float
-    y: float
-    x2: float | None = None
-    y2: float | None = None
-    turn: float = 0.0  # degrees a box is turned clockwise about (x, y); only before ``on_image``
-
-    def on_image(self, height: int, width: int) -> Mark:
-        """The same mark in pixels of an image; a turned box becomes the upright one around it."""
-        if self.x2 is None or self.y2 is None:
-            return replace(self, x=_clip(self.x / 100 * width, width), y=_row(self.y, height))
-        angle = math.radians(self.turn)
-        left, top = self.x / 100 * width, self.y / 100 * height
-        wide, high = (self.x2 - self.x) / 100 * width, (self.y2 - self.y) / 100 * height
-        corners = [(0.0, 0.0), (wide, 0.0), (0.0, high), (wide, high)]
-        xs = [left + a * math.cos(angle) - b * math.sin(angle) for a, b in corners]
-        ys = [top + a * math.sin(angle) + b * math.cos(angle) for a, b in corners]
-        return replace(
-            self,
-            x=_clip(min(xs), width),
-            y=_clip(min(ys), height),
-            x2=_clip(max(xs), width),
-            y2=_clip(max(ys), height),
-            turn=0.0,
-        )
-
-    def to_json(self, *, carried: bool = False) -> dict[str, Any]:
-        """The entry of ``Interaction.prompts``; ``carried``: accepted before this session."""
-        entry = {key: value for key, value in asdict(self).items() if value is not None}
-        del entry["turn"]
-        return entry | {"carried": True} if carried else entry
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Mark:
-        """Back from an entry of ``Interaction.prompts``."""
-        names = ("id", "kind", "positive", "x", "y", "x2", "y2")
-        return cls(**{name: entry[name] for name in names if name in entry})
+Region = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +31,7 @@ class Gesture:
     marks: tuple[Mark, ...]
     label: str | None
     rotation: int  # degrees the annotator has turned the view by; coordinates do not change with it
+    tag: str  # that the newest mark was made with
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +40,8 @@ class TaskView:
 
     id: int
     data: Mapping[str, Any]
-    kept: Mapping[str, Mapping[str, Any]]  # regions the annotator's page shows, by id
+    submitted: Mapping[str, Region]  # regions of the annotations, by id
+    kept: Mapping[str, Region]  # regions the annotator's page showed when it was last saved, by id
 
     def url(self, field: str) -> str:
         """Where the image is. Raises UnknownRecordError when the task names none."""
@@ -95,6 +52,10 @@ class TaskView:
                 "the <Image> tag of the labelling config."
             )
         return value
+
+    def with_draft(self, result: Any) -> TaskView:
+        """The view with a newer draft than the request's."""
+        return replace(self, kept={**self.submitted, **_by_id([{"result": result}])})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,7 +74,7 @@ def read_question(body: Any) -> Question:
 
     Raises:
         UnknownRecordError: it names no project or no task that could be one.
-        PromptError: a click or box in it means nothing.
+        PromptError: a click, box or text in it means nothing.
     """
     if not isinstance(body, Mapping):
         raise UnknownRecordError("The request holds no JSON object; send what Label Studio sends.")
@@ -131,23 +92,6 @@ def read_question(body: Any) -> Question:
         asked=asked,
         gesture=_gesture(context["result"]) if asked and context is not None else None,
     )
-
-
-def prompt_of(marks: Iterable[Mark], mask: Any = None) -> Prompt:
-    """The network's prompt: marks in pixels of the image, and the previous probabilities."""
-    clicks = [Click(m.y, m.x, m.positive) for m in marks if m.kind == "click"]
-    boxes = [Box(m.y, m.x, m.y2 or 0.0, m.x2 or 0.0) for m in marks if m.kind == "box"]
-    return Prompt(clicks=tuple(clicks), boxes=tuple(boxes), mask=mask)
-
-
-def covers(mask: Mask, mark: Mark, height: int, width: int) -> bool:
-    """Whether a mask, at any resolution of the image, covers a click, or the middle of a box."""
-    x = mark.x if mark.x2 is None else (mark.x + mark.x2) / 2
-    y = mark.y if mark.y2 is None else (mark.y + mark.y2) / 2
-    rows, columns = mask.shape
-    row = min(int(y / height * rows), rows - 1)
-    column = min(int(x / width * columns), columns - 1)
-    return bool(np.asarray(mask)[row, column])
 
 
 def is_storable(text: str) -> bool:
@@ -169,19 +113,25 @@ def _project(body: Mapping[str, Any], tasks: list[Any]) -> int:
 
 
 def _task(entry: Any) -> TaskView:
-    number = entry.get("id") if isinstance(entry, Mapping) else None
-    if not isinstance(number, int) or isinstance(number, bool) or not 0 < number < 2**31:
+    task_id = entry.get("id") if isinstance(entry, Mapping) else None
+    if not isinstance(task_id, int) or isinstance(task_id, bool) or not 0 < task_id < 2**31:
         raise UnknownRecordError("The request lists a task without an id; import it first.")
     data = entry.get("data")
-    kept: dict[str, Mapping[str, Any]] = {}
-    sources = (*_dicts(entry.get("annotations")), *_dicts(entry.get("drafts")))
+    submitted, drafts = _dicts(entry.get("annotations")), _dicts(entry.get("drafts"))
     # Label Studio begins an annotation with a copy of the prediction it shows, and saves it as a
     # draft only when something was changed.
-    for source in sources or _dicts(entry.get("predictions")):
-        for region in _dicts(source.get("result")):
-            if isinstance(region.get("id"), str):
-                kept[region["id"]] = region
-    return TaskView(id=number, data=data if isinstance(data, Mapping) else {}, kept=kept)
+    shown = (*submitted, *drafts) or _dicts(entry.get("predictions"))
+    return TaskView(
+        id=task_id,
+        data=data if isinstance(data, Mapping) else {},
+        submitted=_by_id(submitted),
+        kept=_by_id(shown),
+    )
+
+
+def _by_id(sources: Iterable[Mapping[str, Any]]) -> dict[str, Region]:
+    regions = [region for source in sources for region in _dicts(source.get("result"))]
+    return {region["id"]: region for region in regions if isinstance(region.get("id"), str)}
 
 
 def _dicts(value: Any) -> list[Mapping[str, Any]]:
@@ -194,28 +144,46 @@ def _gesture(result: list[Any]) -> Gesture | None:
     if len(result) > MAX_MARKS:
         raise PromptError(f"A region has at most {MAX_MARKS} clicks and boxes; accept it first.")
     marks: list[Mark] = []
-    label, rotation = None, 0
+    label, rotation, tag = None, 0, ""
     for entry in _dicts(result):
-        kind = str(entry.get("type", "")).removesuffix("labels")
-        value = entry.get("value")
-        if kind not in ("keypoint", "rectangle") or not isinstance(value, Mapping):
-            continue  # text and shapes are no clicks
-        marks.append(_click(entry, value) if kind == "keypoint" else _box(entry, value))
-        label = _label(value, f"{kind}labels") or label
+        kind, value = entry.get("type"), entry.get("value")
+        if kind not in _MARKS or not isinstance(value, Mapping):
+            continue  # shapes come with the draft
+        if kind == "textarea":
+            marks.append(Mark(_id(entry), "text", True, text=words_of(entry)))
+        else:
+            marks.append(_click(entry, value) if kind == "keypointlabels" else _box(entry, value))
+            label = _label(value, kind) or label
         turned = entry.get("image_rotation")
         rotation = turned if isinstance(turned, int) else 0
-    return Gesture(tuple(marks), label, rotation) if marks else None
+        tag = str(entry.get("from_name"))
+    return Gesture(tuple(marks), label, rotation, tag) if marks else None
 
 
-def _click(entry: Mapping[str, Any], value: Mapping[str, Any]) -> Mark:
+def words_of(region: Region) -> str:
+    """The words of a text box; of several texts, the last.
+
+    Raises:
+        PromptError: it holds none.
+    """
+    value = region.get("value")
+    text = value.get("text") if isinstance(value, Mapping) else None
+    if isinstance(text, list):
+        text = text[-1] if text else None
+    if not isinstance(text, str) or not text.strip() or not is_storable(text):
+        raise PromptError("The text box holds no words; type what the object is called.")
+    return " ".join(text.split())[: MAX_TEXT + 1]
+
+
+def _click(entry: Region, value: Mapping[str, Any]) -> Mark:
     x, y = _percent(value, "x"), _percent(value, "y")
     return Mark(_id(entry), "click", entry.get("is_positive") is not False, x, y)
 
 
-def _box(entry: Mapping[str, Any], value: Mapping[str, Any]) -> Mark:
+def _box(entry: Region, value: Mapping[str, Any]) -> Mark:
     x, y = _percent(value, "x"), _percent(value, "y")
     x2, y2 = x + _percent(value, "width"), y + _percent(value, "height")
-    return Mark(_id(entry), "box", True, x, y, x2, y2, _number(value.get("rotation") or 0))
+    return Mark(_id(entry), "box", True, x, y, x2, y2, number(value.get("rotation") or 0))
 
 
 def _id(entry: Mapping[str, Any]) -> str:
@@ -234,22 +202,15 @@ def _label(value: Mapping[str, Any], kind: str) -> str | None:
 
 
 def _percent(value: Mapping[str, Any], name: str) -> float:
-    return min(max(_number(value.get(name)), -1000.0), 1000.0)
+    return min(max(number(value.get(name)), -1000.0), 1000.0)
 
 
-def _number(value: Any) -> float:
+def number(value: Any) -> float:
+    """A finite number out of JSON. Raises PromptError where there is none."""
     try:
-        number = math.nan if isinstance(value, bool | str) else float(value)
+        found = math.nan if isinstance(value, bool | str) else float(value)
     except (TypeError, OverflowError):  # JSON's whole numbers may be larger than any float
-        number = math.nan
-    if not math.isfinite(number):
-        raise PromptError("A click or box has a coordinate that is no number; draw it again.")
-    return number
-
-
-def _row(percent: float, height: int) -> float:
-    return _clip(percent / 100 * height, height)
-
-
-def _clip(pixels: float, size: int) -> float:
-    return min(max(pixels, 0.0), float(size))
+        found = math.nan
+    if not math.isfinite(found):
+        raise PromptError("A mark has a coordinate that is no number; draw it again.")
+    return found

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.context import Gesture, Mark, covers
+from backend.context import Gesture
+from backend.hints import read_hints
+from backend.marks import Mark, covers
 from backend.scene import Scene, drawn
 from backend.session import (
     DRAFT_DELAY,
+    Reply,
     Thread,
     new_region_id,
     newest_by_region,
@@ -25,10 +29,15 @@ MOST_REGIONS = 30  # of a task that a lone click is compared with
 
 
 def find_thread(
-    scene: Scene, gesture: Gesture, marks: tuple[Mark, ...]
+    scene: Scene, gesture: Gesture, marks: tuple[Mark, ...], waited: bool
 ) -> tuple[Thread, tuple[Mark, ...]] | None:
-    """The region to go on with, and this request's marks in their meaning for it."""
-    label = gesture.label if gesture.label is not None else scene.config.labels[0]
+    """The region to go on with, and all marks of this request in their meaning for it.
+
+    Args:
+        marks: of the gesture, in pixels.
+        waited: for the draft that has the newest mark, so that the page's state is known.
+    """
+    label = _label(scene, gesture, marks)
     if label not in scene.config.labels:
         # A label that masks cannot carry, such as "Background", says what is not the object. Label
         # Studio sends such clicks alone; they mean the region that was answered last.
@@ -40,21 +49,74 @@ def find_thread(
         carried = (*last.carried, *last.own) if last else ()
         return (Thread(last.region_id, last.label, carried), marks) if last else None
     known = same_session(scene.log, marks)
+    region_id = None if known is None else known.region_id
+    hints = tuple(_hints(scene, marks, region_id, waited))
     if known is not None:
-        return Thread(known.region_id, label, known.carried), marks
-    return _region_meant(scene, label, marks), marks
+        thread = Thread(known.region_id, label, _carried(scene.log, known, marks))
+    else:
+        thread = _region_meant(scene, label, marks, hints, waited)
+    used = {mark.id for mark in thread.carried}
+    return thread, tuple(mark for mark in (*hints, *marks) if mark.id not in used)
 
 
-def _region_meant(scene: Scene, label: str, marks: tuple[Mark, ...]) -> Thread:
-    """The region a lone first click means: one of ours that it repairs, else a new one.
+def _carried(log: Sequence[Reply], known: Reply, marks: tuple[Mark, ...]) -> tuple[Mark, ...]:
+    """What was said of a region besides the marks of this request: what was accepted before its
+    session, and marks of the kinds that Label Studio does not send together with these."""
+    newest = next(reply for reply in log if reply.region_id == known.region_id)
+    sent = {mark.kind for mark in marks} | {"polygon", "scribble"}  # drawings are in the draft
+    others = (mark for mark in (*newest.carried, *newest.own) if mark.kind not in sent)
+    return (*known.carried, *(mark for mark in others if mark not in known.carried))
 
-    With Auto-Accept on, Label Studio accepts each answer at once and sends each click alone. A
-    region of the same id is replaced in place, so a click on an object that has its mask repairs
-    it. Whether the mask was accepted shows in the draft; until the draft is saved nobody can know
-    (the mask may as well have been rejected), so then only the id is kept and its past is not.
+
+def _label(scene: Scene, gesture: Gesture, marks: tuple[Mark, ...]) -> str:
+    """What the region is to be called: words come without a label."""
+    if gesture.label is not None:
+        return gesture.label
+    known = same_session(scene.log, marks)
+    if known is not None:
+        return known.label
+    said = {(mark.text or "").casefold() for mark in marks}
+    named = [label for label in scene.config.labels if label.casefold() in said]
+    last = scene.log[0].label if scene.log else None
+    fallback = last if last in scene.config.labels else scene.config.labels[0]
+    return named[0] if named else fallback
+
+
+def _hints(
+    scene: Scene, marks: tuple[Mark, ...], region_id: str | None, waited: bool
+) -> Iterator[Mark]:
+    """What was drawn or written for this region, and for none before it.
+
+    Drawings stay on the page when their mask is accepted or rejected. One that was used for
+    another region is spent; but when the annotator asks for it anew, only where that region is
+    still there: of a mask that was rejected the drawing may be tried again.
+    """
+    asked = {mark.id for mark in marks}
+    used: dict[str, set[str]] = {}
+    for reply in scene.log:
+        for mark in (*reply.own, *reply.carried):
+            used.setdefault(mark.id, set()).add(reply.region_id)
+    for hint in read_hints(scene.view, scene.config, scene.image.height, scene.image.width):
+        owners = used.get(hint.id, set())
+        if waited:
+            owners = {owner for owner in owners if owner in scene.view.kept}
+        if hint.id not in asked and (not owners or region_id in owners):
+            yield hint
+
+
+def _region_meant(
+    scene: Scene, label: str, marks: tuple[Mark, ...], hints: tuple[Mark, ...], waited: bool
+) -> Thread:
+    """The region that the first marks of a session mean: one that they repair, else a new one.
+
+    With Auto-Accept on, Label Studio accepts each answer at once and sends each click alone; and
+    it never sends clicks and boxes together. A region of the same id is replaced in place, so a
+    mark on an object that has its mask repairs it. Whether the mask was accepted shows in the
+    draft; until the draft is saved nobody can know (the mask may as well have been rejected), so
+    then only the id is kept and its past is not.
     """
     own = Thread(new_region_id(scene.project_id, scene.view.id, label, marks[0]), label)
-    candidates = _candidates(scene, label)
+    candidates = _candidates(scene, label, by_hand=waited)
     if not candidates:
         return own
     size = scene.image.height, scene.image.width
@@ -64,42 +126,54 @@ def _region_meant(scene: Scene, label: str, marks: tuple[Mark, ...]) -> Thread:
                 return candidate.thread
         recent = [candidate for candidate in candidates if not candidate.kept]
         return next((c.thread for c in recent if covers(c.mask, marks[-1], *size)), own)
-    fresh = scene.decode(marks, None).probability > scene.model.config.threshold
+    fresh = scene.decode((*hints, *marks), None).probability > scene.model.config.threshold
     for candidate in candidates:
         known = resized(candidate.mask, fresh.shape)
-        if same_object(fresh, known, under=covers(known, marks[-1], *size)):
+        under = covers(known, marks[-1], *size)
+        if (candidate.by_hand and under) or same_object(fresh, known, under=under):
             return candidate.thread if candidate.kept else replace(candidate.thread, carried=())
     return own
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """A region that a lone click may mean. ``kept``: the draft or an annotation holds it."""
+    """A region that a session's first marks may mean.
+
+    Attributes:
+        kept: it is known to be on the page: as a region, or as marks that wait for the tick.
+        by_hand: it was painted, by an annotator who now asks to go on from it.
+    """
 
     thread: Thread
     mask: NDArray[np.bool_]
     kept: bool
+    by_hand: bool = False
 
 
-def _candidates(scene: Scene, label: str) -> list[Candidate]:
-    """Our regions of a label on this image, those surely accepted first, the newest first."""
+def _candidates(scene: Scene, label: str, *, by_hand: bool) -> list[Candidate]:
+    """Our regions of a label on this image, those surely on the page first, the newest first; and
+    those painted by hand, where they are asked for."""
     threshold = scene.model.config.threshold
     kept: list[Candidate] = []
     recent: list[Candidate] = []
     answered = newest_by_region(scene.log, label)
     for reply in answered[:MOST_REGIONS]:
-        is_kept = reply.region_id in scene.view.kept
-        if is_kept or now() - reply.at < DRAFT_DELAY:
+        on_page = reply.region_id in scene.view.kept or any(
+            mark.id in scene.view.kept for mark in reply.own if mark.kind in ("click", "box")
+        )
+        if on_page or now() - reply.at < DRAFT_DELAY:
             thread = Thread(reply.region_id, label, (*reply.carried, *reply.own))
             mask = scene.probability(reply) > threshold
-            (kept if is_kept else recent).append(Candidate(thread, mask, is_kept))
-    # Regions on the page that the log does not have, such as proposals; those with a score came
-    # from a model, those without were drawn by hand and are left alone.
+            (kept if on_page else recent).append(Candidate(thread, mask, on_page))
+    # Regions on the page that the log does not have, such as proposals. Those with a score came
+    # from a model; those without were drawn by hand and are left alone until they are meant.
     known = {reply.region_id for reply in answered}
     for region_id, region in list(scene.view.kept.items())[: -MOST_REGIONS - 1 : -1]:
-        ours = region.get("from_name") == scene.config.brush_tag and "score" in region
+        scored = "score" in region
+        ours = region.get("from_name") == scene.config.output_tag and (scored or by_hand)
         if ours and region_id not in known and label_of(region) == label:
             shown = drawn(region)
-            if shown is not None:
-                kept.append(Candidate(Thread(region_id, label), shown, True))
+            if shown is not None and shown.any():
+                thread = Thread(region_id, label)
+                kept.append(Candidate(thread, shown, True, by_hand=not scored))
     return kept + recent

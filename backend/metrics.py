@@ -39,13 +39,18 @@ class Metrics:
         )
         self.marks = Counter(
             "maskloop_marks",
-            "Clicks and boxes answered, by kind and sign.",
+            "Marks answered, by kind and sign.",
             ("kind", "sign"),
             registry=self.registry,
         )
         self.smoothed = Counter(
             "maskloop_smoothed_replies",
             "Masks smoothed further because the reply would have been too large.",
+            registry=self.registry,
+        )
+        self.superseded = Counter(
+            "maskloop_superseded",
+            "Clicks left unanswered because the annotator clicked again meanwhile.",
             registry=self.registry,
         )
         self.webhooks = Counter(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.context import Mark
+from backend.marks import Mark
 from pipeline import rle as codec
 from pipeline.masks import Mask, clean, smooth
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from backend.context import Mark, Question, TaskView, prompt_of
+from backend.context import Question, TaskView
+from backend.decoding import SupersededError
+from backend.hints import strokes_mask
+from backend.marks import Mark, prompt_of
 from backend.services import Services
-from backend.session import Probability, Reply, replies
+from backend.session import Probability, Reply, Thread, replies
 from model import second_look
 from model.embedding import Embedding
 from model.errors import ImageError, MaskloopError
@@ -22,7 +25,7 @@ from pipeline.catalog import task_image, task_row
 from pipeline.errors import EmbeddingStoreError
 from pipeline.label_config import LabelConfig
 from pipeline.masks import Mask, probability_from_png, resized
-from pipeline.regions import mask_of
+from pipeline.regions import mask_of, output_region, same_drawing
 from pipeline.tables import Image, Interaction, ModelVersion, Task
 
 log = logging.getLogger(__name__)
@@ -42,12 +45,27 @@ class Scene:
     model: SegNext
     embedding: Embedding
     log: list[Reply]
+    stale: Callable[[], bool]  # nobody waits for the answer any more
     # Which region a first click means is seen in the model's answer to it, which is then often the
     # answer to give: it is made once.
     _fresh: dict[tuple[Mark, ...], Prediction] = field(default_factory=dict)
 
+    @property
+    def knows_words(self) -> bool:
+        """Whether the serving model can be told what to look for in words."""
+        return self.model.text_branch is not None
+
     def decode(self, marks: Sequence[Mark], mask: Probability | None) -> Prediction:
-        """The model's answer, after a second look where the settings and the object call for it."""
+        """The model's answer, after a second look where the settings and the object call for it.
+
+        Words that stand beside other marks are left out where the model knows none.
+
+        Raises:
+            SupersededError: nobody waits for it any more.
+            PromptError: the marks mean nothing, or are words alone to a model that knows none.
+        """
+        if not self.knows_words and any(mark.kind != "text" for mark in marks):
+            marks = [mark for mark in marks if mark.kind != "text"]
         if mask is not None:
             return self._answer(prompt_of(marks, mask))
         key = tuple(marks)
@@ -68,10 +86,11 @@ class Scene:
             return self._decode(self.embedding, prompt)
 
     def _decode(self, embedding: Embedding, prompt: Prompt) -> Prediction:
-        with self.services.decoding:  # never held while a window is encoded
-            return self.model.decode(embedding, prompt)
+        return self.services.decoding.decode(self.model, embedding, prompt, self.stale)
 
     def _look_at(self, window: Window) -> Embedding:
+        if self.stale():
+            raise SupersededError
         with self.services.metrics.window_seconds.time():
             return self.services.embeddings.get(self.image.id, self.model, window)
 
@@ -80,21 +99,41 @@ class Scene:
         with self.services.sessions() as database:
             row = database.get_one(Interaction, reply.id)
         kept = self.view.kept.get(reply.region_id)
-        value = kept.get("value") if kept is not None else None
-        if isinstance(value, Mapping) and value.get("rle") != list(row.rle):
+        if kept is not None and not same_drawing(kept, self.region(reply, row.rle)):
             edited = drawn(kept)
             if edited is not None:
                 return edited.astype(np.float32)
         return probability_from_png(row.probability)
 
+    def region(
+        self, thread: Thread | Reply, rle: bytes, score: float | None = None, rotation: int = 0
+    ) -> dict[str, Any]:
+        """The region of a mask as the labelling config asks for it."""
+        return output_region(
+            region_id=thread.region_id,
+            rle=rle,
+            height=self.image.height,
+            width=self.image.width,
+            label=thread.label,
+            config=self.config,
+            score=score,
+            rotation=rotation,
+            tolerance=self.services.settings.label_studio.outline_tolerance,
+        )
 
-def set_scene(services: Services, question: Question, config: LabelConfig) -> Scene:
+
+def set_scene(
+    services: Services,
+    question: Question,
+    view: TaskView,
+    config: LabelConfig,
+    stale: Callable[[], bool],
+) -> Scene:
     """Find the image, its embedding, the model that serves, and the log of what was answered.
 
     Raises:
         UnknownRecordError, ImageSourceError, ImageError: the task has no image to be had.
     """
-    view = question.tasks[0]
     url = view.url(config.image_field)
     with services.sessions.begin() as database:
         task_id = task_row(database, question.project_id, view.id, url).id
@@ -118,6 +157,7 @@ def set_scene(services: Services, question: Question, config: LabelConfig) -> Sc
         model=model,
         embedding=embedding,
         log=log,
+        stale=stale,
     )
 
 
@@ -126,6 +166,8 @@ def drawn(region: Any) -> Mask | None:
     ``CANVAS`` pixels a side. None when it is no readable mask."""
     try:
         mask = mask_of(region)
+        if mask is None:
+            mask = strokes_mask(region)
     except MaskloopError:  # somebody else's damage must not cost this click its answer
         return None
     if mask is None:

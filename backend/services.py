@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session, sessionmaker
 
+from backend.decoding import Decoding
+from backend.latest import Latest
 from backend.metrics import Metrics
 from pipeline.database import make_sessions, upgrade
 from pipeline.embeddings import Embeddings
 from pipeline.errors import LabelStudioError
-from pipeline.image_source import Auth, ImageSource
+from pipeline.image_source import ImageSource
 from pipeline.label_studio import LabelStudio
 from pipeline.queue import Enqueuer
 from pipeline.serving import ServingModel
@@ -37,7 +38,9 @@ class Services:
     serving: ServingModel
     queue: Enqueuer
     metrics: Metrics
-    decoding: threading.Lock  # decodes share the CPU's cores, so one after the other is fastest
+    label_studio: LabelStudio | None  # None: no token to call it with
+    decoding: Decoding
+    latest: Latest
 
 
 @contextmanager
@@ -58,31 +61,34 @@ def open_services(settings: Settings, metrics: Metrics) -> Iterator[Services]:
         store = Store(settings.store_address)
         queue = Enqueuer(settings)
         stack.callback(queue.close)
+        client = _label_studio(settings, stack)
+        auth = _no_auth if client is None else client.auth_header
         services = Services(
             settings=settings,
             sessions=sessions,
             store=store,
-            source=stack.enter_context(ImageSource(settings, _auth(settings, stack))),
+            source=stack.enter_context(ImageSource(settings, auth)),
             embeddings=Embeddings(sessions, store, settings),
             serving=ServingModel(sessions, store, settings, compiled=settings.model.compile),
             queue=queue,
             metrics=metrics,
-            decoding=threading.Lock(),
+            label_studio=client,
+            decoding=Decoding(),
+            latest=Latest(),
         )
         version, _ = services.serving.current()
         log.info("Answering clicks with model version %s.", version.name)
         yield services
 
 
-def _auth(settings: Settings, stack: ExitStack) -> Auth:
+def _label_studio(settings: Settings, stack: ExitStack) -> LabelStudio | None:
     if not settings.label_studio.token.get_secret_value():
-        return _no_auth  # enough for images on this machine and on allowed hosts
+        return None  # enough for images on this machine and on allowed hosts
     try:
-        client = stack.enter_context(LabelStudio(settings.label_studio))
+        return stack.enter_context(LabelStudio(settings.label_studio))
     except LabelStudioError as error:
         log.warning("Images are fetched from Label Studio without a token. %s", error)
-        return _no_auth
-    return client.auth_header
+        return None
 
 
 def _no_auth() -> Mapping[str, str]:

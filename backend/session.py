@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session as DatabaseSession
 
-from backend.context import Mark
+from backend.marks import Mark
 from pipeline.tables import Interaction
 
 LOOK_BACK = 300  # newest replies of a task that are looked at
@@ -92,10 +92,21 @@ def new_region_id(project_id: int, task_id: int, label: str, first: Mark) -> str
 
 
 def same_session(log: Sequence[Reply], own: Sequence[Mark]) -> Reply | None:
-    """The reply that had most of the marks of this request and none besides: its session."""
-    now = frozenset(own)
-    earlier = [reply for reply in log if reply.own and now.issuperset(reply.own)]
-    return max(earlier, key=lambda reply: (len(reply.own), reply.id), default=None)
+    """The reply that shares most marks with this request: its session.
+
+    By their ids, which are unique: marks that were undone, moved or added since belong to the same
+    session. Of several replies, the one that had least besides, and the newest of those.
+    """
+    ids = {mark.id for mark in own}
+
+    def shared(reply: Reply) -> int:
+        return sum(mark.id in ids for mark in reply.own)
+
+    return max(
+        filter(shared, log),
+        key=lambda reply: (shared(reply), -len(reply.own), reply.id),
+        default=None,
+    )
 
 
 def exact(log: Sequence[Reply], thread: Thread, own: Sequence[Mark], version: int) -> Reply | None:

@@ -12,7 +12,7 @@ from backend.context import Question
 from backend.reply import json_bytes
 from backend.services import Services
 from pipeline.label_config import LabelConfig, read_label_config
-from pipeline.regions import brush_region
+from pipeline.regions import output_region
 from pipeline.tables import Annotation, Image, Interaction, ModelVersion, Region, Task
 
 MOST_BYTES_FACTOR = 10  # a batch may be this many times as large as one reply
@@ -30,6 +30,7 @@ def stored_answers(services: Services, question: Question) -> list[Prediction | 
         LabelConfigError: the project's labelling config lacks what masks need.
     """
     config = read_label_config(question.label_config)
+    tolerance = services.settings.label_studio.outline_tolerance
     budget = services.settings.backend.max_reply_bytes * MOST_BYTES_FACTOR
     with services.sessions() as database:
         wanted = [view.id for view in question.tasks]
@@ -40,7 +41,7 @@ def stored_answers(services: Services, question: Question) -> list[Prediction | 
             rows = _rows(database, known[number]) if number in known else []
             budget -= sum(json_bytes(row.rle) for row, _ in rows)
             fits = rows and budget > 0
-            answers.append(_prediction(rows, config, version) if fits else [])
+            answers.append(_prediction(rows, config, version, tolerance) if fits else [])
     return answers
 
 
@@ -84,18 +85,21 @@ def _rows(database: DatabaseSession, task_id: int) -> list[tuple[Interaction, Im
 
 
 def _prediction(
-    rows: list[tuple[Interaction, Image]], config: LabelConfig, version: dict[int, str]
+    rows: list[tuple[Interaction, Image]],
+    config: LabelConfig,
+    version: dict[int, str],
+    tolerance: float,
 ) -> Prediction:
     regions = [
-        brush_region(
+        output_region(
             region_id=row.region_id,
             rle=row.rle,
             height=image.height,
             width=image.width,
             label=row.label,
-            from_name=config.brush_tag,
-            to_name=config.image_tag,
+            config=config,
             score=row.score,
+            tolerance=tolerance,
         )
         for row, image in rows
     ]

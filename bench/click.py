@@ -28,7 +28,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.label_config import DEFAULT_LABEL_CONFIG
+from pipeline.label_template import DEFAULT_LABEL_CONFIG
 
 WIDTH, HEIGHT = 1024, 768
 THREADS = 2

@@ -20,6 +20,7 @@ from pipeline.catalog import Source, task_image
 from pipeline.database import lock
 from pipeline.effort import record_effort
 from pipeline.errors import RleError
+from pipeline.label_config import LabelConfig
 from pipeline.label_studio import Json
 from pipeline.masks import Mask, to_png
 from pipeline.regions import label_of, mask_of
@@ -51,14 +52,22 @@ class Applied:
     problems: tuple[str, ...] = ()
 
 
-def accepted_masks(annotation: Json) -> tuple[list[AcceptedMask], tuple[str, ...]]:
-    """The masks of an annotation that count, and a sentence for each region that is damaged."""
+def accepted_masks(
+    annotation: Json, config: LabelConfig | None = None
+) -> tuple[list[AcceptedMask], tuple[str, ...]]:
+    """The masks of an annotation that count, and a sentence for each region that is damaged.
+
+    Args:
+        config: of the project; what was drawn as a hint by it does not count.
+    """
     if annotation.get("was_cancelled"):
         return [], ()
     masks: dict[str, AcceptedMask] = {}
     problems = []
     for place, region in enumerate(annotation.get("result") or []):
         region_id = str(region.get("id") or f"#{place}")  # one made through the API may lack it
+        if config is not None and _asks(region, config):
+            continue
         try:
             mask = mask_of(region)
         except (RleError, ImageError) as error:
@@ -76,6 +85,7 @@ def apply_annotation(
     settings: Settings,
     task: Task,
     annotation: Json,
+    config: LabelConfig | None = None,
 ) -> Applied:
     """Make our rows equal to one annotation as Label Studio's API shows it now.
 
@@ -84,6 +94,7 @@ def apply_annotation(
 
     Args:
         session: in a transaction that has written nothing yet: the image may have to be fetched.
+        config: as for ``accepted_masks``.
 
     Raises:
         ImageSourceError, ImageError, EmbeddingStoreError: it holds masks, and its image cannot be
@@ -91,7 +102,7 @@ def apply_annotation(
     """
     if _have(session, task, annotation):
         return Applied(changed=False, regions=0, prompts_only=False)
-    masks, problems = accepted_masks(annotation)
+    masks, problems = accepted_masks(annotation, config)
     image = task_image(session, store, source, task, settings) if masks else None
     lock(session, f"annotation {annotation['id']}")
     if _have(session, task, annotation):  # another worker was quicker
@@ -104,7 +115,7 @@ def apply_annotation(
     row.lead_time = annotation.get("lead_time")
     row.was_cancelled = bool(annotation.get("was_cancelled"))
     row.deleted = False
-    row.prompts_only = not masks and not row.was_cancelled and _has_prompts(annotation)
+    row.prompts_only = not masks and not row.was_cancelled and _has_prompts(annotation, config)
     row.ls_updated_at = _updated_at(annotation)
     row.seen_at = now()
     session.flush()
@@ -226,8 +237,17 @@ def _fit(mask: Mask, image: Image) -> Mask:
     return np.asarray(resized, dtype=np.bool_)
 
 
-def _has_prompts(annotation: Json) -> bool:
-    return any(region.get("type") in PROMPT_TYPES for region in annotation.get("result") or [])
+def _has_prompts(annotation: Json, config: LabelConfig | None) -> bool:
+    return any(
+        region.get("type") in PROMPT_TYPES or (config is not None and _asks(region, config))
+        for region in annotation.get("result") or []
+    )
+
+
+def _asks(region: Json, config: LabelConfig) -> bool:
+    """Whether a region is words or a hint for the model, and no mask."""
+    tag = region.get("from_name")
+    return (tag is not None and tag == config.text_tag) or bool(config.hint(tag, label_of(region)))
 
 
 def _annotator(annotation: Json) -> str | None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from model.progress import Progress
 from pipeline.errors import ServiceError
-from pipeline.label_config import DEFAULT_LABEL_CONFIG, read_label_config
+from pipeline.label_config import read_label_config
 from pipeline.label_studio import LabelStudio
+from pipeline.label_template import DEFAULT_LABEL_CONFIG
 
 TITLE = "maskloop demo"
 DESCRIPTION = (

@@ -43,7 +43,7 @@ def labelling_config(case: Case) -> Answer:
                 f"{_shown(tag)} is not smartOnly, so a label's key picks a tool that asks no "
                 f"model; give it {SMART} in the project's labelling config."
             )
-    hints = _hints(by_name[config.brush_tag], smart, config.labels)
+    hints = _hints(by_name[config.output_tag], smart, config.labels)
     if config.click_tag is None:
         hints.append(f"there is no <KeyPointLabels> to click with; add one with {SMART}")
     if hints:

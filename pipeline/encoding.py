@@ -14,7 +14,7 @@ from model.progress import Progress, silent
 from pipeline import versions
 from pipeline.catalog import task_image
 from pipeline.errors import UnknownRecordError
-from pipeline.events import image_field, task_of
+from pipeline.events import project_config, task_of
 from pipeline.runtime import Runtime
 from pipeline.tables import Embedding, Task
 
@@ -59,7 +59,7 @@ def register_tasks(runtime: Runtime, project_id: int) -> list[int]:
         LabelStudioError: out of reach, or no such project.
         LabelConfigError: the project's labelling config shows no image.
     """
-    field = image_field(runtime.label_studio, project_id)
+    field = project_config(runtime.label_studio, project_id).image_field
     remote = list(runtime.label_studio.tasks(project_id))
     with runtime.sessions.begin() as session:
         rows = [task_of(session, project_id, task.id, task.data, field) for task in remote]

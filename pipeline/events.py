@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from pipeline.accepted import Applied, apply_annotation, remove_annotations, remove_tasks
 from pipeline.catalog import Source, task_row
 from pipeline.errors import LabelStudioError
-from pipeline.label_config import read_label_config
+from pipeline.label_config import LabelConfig, read_label_config
 from pipeline.label_studio import Json, LabelStudio
 from pipeline.queue import FINETUNE, Enqueuer
 from pipeline.settings import Settings
@@ -33,12 +33,12 @@ class Parts:
     source: Source
     settings: Settings
 
-    def apply(self, task_id: int, annotation: Json) -> Applied:
+    def apply(self, task_id: int, annotation: Json, config: LabelConfig) -> Applied:
         """One annotation of the API into rows, in one transaction. ``task_id`` is a row's."""
         with self.sessions.begin() as session:
             task = session.get_one(Task, task_id)
             return apply_annotation(
-                session, self.store, self.source, self.settings, task, annotation
+                session, self.store, self.source, self.settings, task, annotation, config
             )
 
 
@@ -58,7 +58,7 @@ def work(parts: Parts, action: str, payload: Json) -> list[str]:
                 remove_annotations(session, _ids(payload.get("annotations")))
         case "TASKS_CREATED":
             project_id = int(payload["project"]["id"])
-            field = image_field(parts.client, project_id)
+            field = project_config(parts.client, project_id).image_field
             with parts.sessions.begin() as session:
                 for task in payload.get("tasks") or []:
                     task_of(session, project_id, task["id"], task["data"], field)
@@ -75,12 +75,12 @@ def work(parts: Parts, action: str, payload: Json) -> list[str]:
     return []
 
 
-def image_field(client: LabelStudio, project_id: int) -> str:
-    """The field of a task's data that holds the image's address.
+def project_config(client: LabelStudio, project_id: int) -> LabelConfig:
+    """What a project's labelling config offers.
 
     Raises:
         LabelStudioError: out of reach, or no such project.
-        LabelConfigError: the project's labelling config shows no image.
+        LabelConfigError: it lacks what maskloop needs.
     """
     project = client.project(project_id)
     if project is None:
@@ -88,7 +88,7 @@ def image_field(client: LabelStudio, project_id: int) -> str:
             f"Label Studio at {client.url} has no project {project_id}; "
             "set label_studio.project to one it has."
         )
-    return read_label_config(str(project["label_config"])).image_field
+    return read_label_config(str(project["label_config"]))
 
 
 def task_of(
@@ -117,6 +117,7 @@ def _look_at(parts: Parts, ls_annotation_id: int) -> tuple[str, ...]:
             remove_annotations(session, [ls_annotation_id])
         return ()
     project_id, ls_task_id = int(annotation["project"]), int(annotation["task"])
+    config = project_config(parts.client, project_id)
     with parts.sessions() as session:
         row = select(Task).where(Task.ls_project_id == project_id, Task.ls_task_id == ls_task_id)
         known = session.scalars(row).first()
@@ -124,10 +125,9 @@ def _look_at(parts: Parts, ls_annotation_id: int) -> tuple[str, ...]:
         found = parts.client.task(ls_task_id)
         if found is None:
             return ()  # deleted meanwhile, the annotation with it
-        field = image_field(parts.client, project_id)
         with parts.sessions.begin() as session:
-            known = task_of(session, project_id, ls_task_id, found["data"], field)
-    return parts.apply(known.id, annotation).problems
+            known = task_of(session, project_id, ls_task_id, found["data"], config.image_field)
+    return parts.apply(known.id, annotation, config).problems
 
 
 def _ids(things: Json | Sequence[Json] | None) -> list[int]:

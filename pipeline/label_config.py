@@ -9,59 +9,64 @@ from typing import Any
 from label_studio_sdk.label_interface.interface import LabelInterface
 
 from pipeline.errors import LabelConfigError
+from pipeline.label_template import OUTPUT_TAGS, Output
 
-# Smart tools are smartOnly, else a label's hotkey picks the tool that asks no model. Brush tags are
-# smart="false", because Label Studio offers every brush as a smart one and sends none of them.
-# The smart tags come first, so that the digits nearest the hand choose them.
-DEFAULT_LABEL_CONFIG = """\
-<View>
-  <View style="display: flex; flex-wrap: wrap; column-gap: 32px">
-    <View style="display: flex; align-items: center; gap: 8px">
-      <Header size="6" value="Click: K"/>
-      <KeyPointLabels name="click" toName="image" smart="true" smartOnly="true" strokeWidth="6">
-        <Label value="Object" background="#d1495b"/>
-        <Label value="Other" background="#2a9d8f"/>
-      </KeyPointLabels>
-    </View>
-    <View style="display: flex; align-items: center; gap: 8px">
-      <Header size="6" value="Box: R"/>
-      <RectangleLabels name="box" toName="image" smart="true" smartOnly="true">
-        <Label value="Object" background="#d1495b"/>
-        <Label value="Other" background="#2a9d8f"/>
-      </RectangleLabels>
-    </View>
-    <View style="display: flex; align-items: center; gap: 8px">
-      <Header size="6" value="Paint: B"/>
-      <BrushLabels name="mask" toName="image" smart="false">
-        <Label value="Object" background="#d1495b"/>
-        <Label value="Other" background="#2a9d8f"/>
-      </BrushLabels>
-    </View>
-  </View>
-  <Image name="image" value="$image" zoom="true" zoomControl="true" rotateControl="false"/>
-</View>
-"""
 MAX_CONFIG_CHARACTERS = 1_000_000
+
+
+# Tags that masks may be answered in, the ones that hold every mask exactly first.
+OUTPUTS: dict[str, Output] = {tag: output for output, tag in OUTPUT_TAGS.items()}
+PREFERRED = ("BrushLabels", "BitMaskLabels", "PolygonLabels", "VectorLabels")
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """A label whose regions, drawn by hand, are prompts and no masks: its ``model_hint``."""
+
+    tag: str
+    label: str
+    positive: bool
 
 
 @dataclass(frozen=True, slots=True)
 class LabelConfig:
-    """Names in a labelling config; ``labels`` are those masks may carry, in the config's order."""
+    """Names in a labelling config.
+
+    Attributes:
+        image_tag: the <Image>.
+        image_field: of a task's data, with the image's address.
+        output_tag: the tag whose regions the masks are.
+        output: what kind of regions these are.
+        labels: those masks may carry, in the config's order.
+        click_tag, box_tag, text_tag: the smart tools; None: there is none.
+        waiting_tags: click tags with ``model_waits="true"``: a click there waits until Label
+            Studio has saved what was drawn.
+        hints: labels that mark a drawing as a prompt.
+    """
 
     image_tag: str
-    image_field: str  # of a task's data
-    brush_tag: str
+    image_field: str
+    output_tag: str
+    output: Output
+    labels: tuple[str, ...]
     click_tag: str | None
     box_tag: str | None
-    labels: tuple[str, ...]
+    text_tag: str | None = None
+    waiting_tags: tuple[str, ...] = ()
+    hints: tuple[Hint, ...] = ()
+
+    def hint(self, tag: Any, label: str | None) -> Hint | None:
+        """The hint that regions of a tag with a label are, None when they are none."""
+        found = (hint for hint in self.hints if hint.tag == tag)
+        return next((hint for hint in found if hint.label == label), None)
 
 
 def read_label_config(xml: str) -> LabelConfig:
     """Find the image, the masks' tag and the prompts' tags of a labelling config.
 
     Raises:
-        LabelConfigError: it is not a labelling config, or lacks an image, a brush for the masks,
-            or a smart tool to prompt with.
+        LabelConfigError: it is not a labelling config, or lacks an image, a tag for the masks, or
+            a smart tool to prompt with.
     """
     if not isinstance(xml, str) or not xml.strip():
         raise LabelConfigError("The project has no labelling config; set one in its settings.")
@@ -78,35 +83,79 @@ def _read(xml: str) -> LabelConfig:
         raise LabelConfigError(
             'The labelling config has no <Image>; add <Image name="image" value="$image"/>.'
         )
-    brushes = [tag for tag in controls if tag.tag == "BrushLabels" and tag.to_name[0] in images]
-    if not brushes:
+    hints = tuple(hint for tag in controls if tag.to_name[0] in images for hint in _hints(tag))
+    outputs = [tag for tag in controls if tag.tag in OUTPUTS and tag.to_name[0] in images]
+    outputs = [tag for tag in outputs if not any(hint.tag == tag.name for hint in hints)]
+    if not outputs:
         raise LabelConfigError(
-            "The labelling config has no <BrushLabels> for the masks; add one whose toName is the "
-            "image and that carries your labels."
+            "The labelling config has no tag for the masks; add <BrushLabels>, <PolygonLabels>, "
+            "<VectorLabels> or <BitMaskLabels> whose toName is the image and that carries your "
+            "labels."
         )
     clicks = _smart(controls, "KeyPointLabels", images)
     boxes = _smart(controls, "RectangleLabels", images)
+    texts = [tag for tag in controls if tag.tag == "TextArea" and tag.to_name[0] in images]
+    texts = [tag for tag in texts if _is(tag, "smart")]
     asked = {label for tag in (*clicks[:1], *boxes[:1]) for label in tag.labels}
-    # Of several brushes, the masks' is the one that is no smart tool and knows the prompts' labels.
-    brush = max(brushes, key=lambda tag: (not _is(tag, "smart"), len(asked & set(tag.labels))))
-    if not brush.labels:
+    # Of several, the masks' is the one that knows the prompts' labels and is no smart tool.
+    output = max(
+        outputs,
+        key=lambda tag: (
+            _is(tag, "model_output"),
+            bool(asked & set(tag.labels)),
+            -PREFERRED.index(tag.tag),
+            not _is(tag, "smart"),
+            len(asked & set(tag.labels)),
+        ),
+    )
+    if not output.labels:
         raise LabelConfigError(
-            f'<BrushLabels name="{brush.name}"> has no <Label>; add one for each kind of object.'
+            f'<{output.tag} name="{output.name}"> has no <Label>; add one for each kind of object.'
         )
-    prompts = [tag for tag in (*clicks, *boxes) if tag.to_name[0] == brush.to_name[0]]
-    if not prompts:
+    on_image = [tag for tag in (*clicks, *boxes, *texts) if tag.to_name[0] == output.to_name[0]]
+    if not on_image:
         raise LabelConfigError(
             "The labelling config has no smart tool to prompt with; add <KeyPointLabels> with "
-            'smart="true" smartOnly="true" and the labels of the brush.'
+            f'smart="true" smartOnly="true" and the labels of <{output.tag} name="{output.name}">.'
         )
+    waiting = [tag.name for tag in clicks if tag in on_image and _is(tag, "model_waits")]
+    plain = [tag for tag in on_image if tag.name not in waiting] or on_image
     return LabelConfig(
-        image_tag=brush.to_name[0],
-        image_field=_field(images[brush.to_name[0]]),
-        brush_tag=brush.name,
-        click_tag=_first(prompts, "KeyPointLabels"),
-        box_tag=_first(prompts, "RectangleLabels"),
-        labels=tuple(brush.labels),
+        image_tag=output.to_name[0],
+        image_field=_field(images[output.to_name[0]]),
+        output_tag=output.name,
+        output=OUTPUTS[output.tag],
+        labels=tuple(output.labels),
+        click_tag=_first(plain, "KeyPointLabels"),
+        box_tag=_first(plain, "RectangleLabels"),
+        text_tag=_first(plain, "TextArea"),
+        waiting_tags=tuple(waiting),
+        hints=hints,
     )
+
+
+def _hints(tag: Any) -> list[Hint]:
+    """The labels of a tag that carry ``model_hint``.
+
+    Raises:
+        LabelConfigError: with another value than positive and negative, or beside labels without.
+    """
+    found = []
+    for name in tag.labels or ():
+        said = tag.labels_attrs[name].attr.get("model_hint")
+        if said is not None and said not in ("positive", "negative"):
+            raise LabelConfigError(
+                f'The label {name!r} of <{tag.tag} name="{tag.name}"> has '
+                f'model_hint="{said}"; write "positive" or "negative".'
+            )
+        if said is not None:
+            found.append(Hint(str(tag.name), name, said == "positive"))
+    if found and len(found) < len(tag.labels):
+        raise LabelConfigError(
+            f'<{tag.tag} name="{tag.name}"> has labels with model_hint and labels without; give '
+            "the hints a tag of their own."
+        )
+    return found
 
 
 def _parse(xml: str) -> tuple[list[Any], dict[str, Any]]:

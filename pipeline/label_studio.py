@@ -149,7 +149,7 @@ class LabelStudio:
         found = self._connection.find(f"/api/projects/{project_id}/next/", f"project {project_id}")
         return None if found is None else int(found["id"])
 
-    # Annotations and predictions
+    # Annotations, drafts and predictions
 
     def annotation(self, annotation_id: int) -> Json | None:
         return self._connection.find(
@@ -177,6 +177,13 @@ class LabelStudio:
     def delete_annotation(self, annotation_id: int) -> None:
         what = f"annotation {annotation_id}"
         self._connection.call("DELETE", f"/api/annotations/{annotation_id}/", what)
+
+    def drafts(self, task_id: int) -> list[Json]:
+        """What annotators did on a task and have not submitted yet; none when the task is gone."""
+        path = f"/api/tasks/{task_id}/drafts"
+        what = f"drafts of task {task_id}"
+        found = self._connection.call("GET", path, what, missing_ok=True)
+        return found if isinstance(found, list) else []
 
     def import_predictions(self, project_id: int, predictions: Sequence[Json]) -> int:
         """Store ``{"task", "model_version", "score", "result"}`` each; how many were stored."""

@@ -43,6 +43,13 @@ def from_layer_png(data: bytes) -> Mask:
     return alpha > 127 if (alpha < 255).any() else np.asarray(image.convert("L")) > 127
 
 
+def to_layer_png(mask: Mask) -> bytes:
+    """A PNG of a mask, bool [H, W], drawn as a layer: white where it is, transparent elsewhere."""
+    image = Image.fromarray(np.ascontiguousarray(mask).view(np.uint8), mode="P")
+    image.putpalette((0, 0, 0, 255, 255, 255))
+    return _save(image, bits=1, transparency=0)
+
+
 def probability_to_png(probability: NDArray[np.float32]) -> bytes:
     """A grey PNG of a probability map, float [H, W] in [0, 1], in steps of 1/255."""
     return _save(Image.fromarray(np.rint(np.clip(probability, 0, 1) * 255).astype(np.uint8)))
@@ -136,9 +143,9 @@ def _small_parts(mask: Mask, smallest: float, keep: list[tuple[int, int]]) -> Ma
     return np.asarray(small[labels], dtype=np.bool_)
 
 
-def _save(image: Image.Image) -> bytes:
+def _save(image: Image.Image, **options: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=1)
+    image.save(buffer, format="PNG", compress_level=1, **options)
     return buffer.getvalue()
 
 

@@ -25,7 +25,7 @@ from pipeline.label_config import LabelConfig, read_label_config
 from pipeline.label_studio import Json
 from pipeline.masks import clean
 from pipeline.order import our_proposals, proposals_version, round_version
-from pipeline.regions import brush_region, label_of
+from pipeline.regions import label_of, output_region
 from pipeline.runtime import Runtime
 from pipeline.tables import Round, RoundItem
 
@@ -64,6 +64,7 @@ class Target:
     project_id: int
     config: LabelConfig
     label: str
+    tolerance: float  # of outlines
 
 
 def propose_project(
@@ -173,7 +174,12 @@ def _target(runtime: Runtime, project_id: int, label: str | None) -> Target:
             f"The masks' labels are {', '.join(config.labels)}, and {label!r} is not among them; "
             "name one of them."
         )
-    return Target(project_id, config, config.labels[0] if label is None else label)
+    return Target(
+        project_id,
+        config,
+        config.labels[0] if label is None else label,
+        runtime.settings.label_studio.outline_tolerance,
+    )
 
 
 def _newest_round(session: Session, target: Target) -> Round | None:
@@ -222,7 +228,7 @@ def _stand(runtime: Runtime, target: Target, task: int) -> bool:
 
 
 def proposed_regions(found: Sequence[Proposal], target: Target, task: int) -> list[Json]:
-    """What Label Studio shows for proposals: brush regions, the largest first, so that the small
+    """What Label Studio shows for proposals: regions, the largest first, so that the small
     ones are drawn on top; as many of the steadiest as ``MOST_BYTES`` hold."""
     kept: list[tuple[float, Json]] = []
     budget = MOST_BYTES
@@ -233,15 +239,15 @@ def proposed_regions(found: Sequence[Proposal], target: Target, task: int) -> li
             continue
         name = f"{target.project_id}/{task}/{target.label}/proposal/{click.row}/{click.col}"
         height, width = prediction.image_size
-        region = brush_region(
+        region = output_region(
             region_id=hashlib.sha256(name.encode()).hexdigest()[:12],
             rle=rle.encode(mask),
             height=height,
             width=width,
             label=target.label,
-            from_name=target.config.brush_tag,
-            to_name=target.config.image_tag,
+            config=target.config,
             score=proposal.score,
+            tolerance=target.tolerance,
         )
         size = len(json.dumps(region))
         if size > budget:

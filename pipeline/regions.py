@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,10 +15,17 @@ from numpy.typing import NDArray
 from model.errors import ImageError
 from pipeline import rle as codec
 from pipeline.errors import RleError
-from pipeline.masks import Mask, from_layer_png
+from pipeline.label_config import LabelConfig
+from pipeline.label_template import OUTPUT_TAGS, Output
+from pipeline.masks import Mask, from_layer_png, to_layer_png
+from pipeline.outlines import outline
 
 SUBPIXEL_BITS = 4  # cv2 takes corners as fixed-point numbers
 CURVE_STEPS = 16  # straight pieces a Bezier edge is drawn with
+TOLERANCE_OF_OBJECT = 0.01  # of the side of a square as large as the mask
+LEAST_TOLERANCE = 0.5  # pixels: the steps of a straight edge are no corners
+PNG_URL = "data:image/png;base64"
+_DRAWN = ("rle", "points", "vertices", "imageDataURL")
 
 
 def mask_of(region: Mapping[str, Any]) -> Mask | None:
@@ -64,19 +72,7 @@ def brush_region(
     score: float | None = None,
     rotation: int = 0,
 ) -> dict[str, Any]:
-    """The brush region Label Studio shows for a mask.
-
-    Args:
-        region_id: stable id; Label Studio replaces a region of the same id in place.
-        rle: what ``pipeline.rle.encode`` gives.
-        height: rows of the upright image in pixels.
-        width: columns of the upright image in pixels.
-        label: one of the brush tag's labels.
-        from_name: the brush tag.
-        to_name: the image tag.
-        score: the model's confidence in [0, 1].
-        rotation: degrees the annotator has turned the image by; coordinates do not change with it.
-    """
+    """The brush region Label Studio shows for a mask; arguments as for ``output_region``."""
     region: dict[str, Any] = {
         "id": region_id,
         "type": "brushlabels",
@@ -90,6 +86,87 @@ def brush_region(
     if score is not None:
         region["score"] = round(float(score), 4)
     return region
+
+
+def output_region(
+    *,
+    region_id: str,
+    rle: bytes,
+    height: int,
+    width: int,
+    label: str,
+    config: LabelConfig,
+    score: float | None = None,
+    rotation: int = 0,
+    tolerance: float = 0.0,
+) -> dict[str, Any]:
+    """The region Label Studio shows for a mask, of the kind that the labelling config asks for.
+
+    Args:
+        region_id: stable id; Label Studio replaces a region of the same id in place.
+        rle: the mask, not empty, as ``pipeline.rle.encode`` gives it.
+        height: rows of the upright image in pixels.
+        width: columns of the upright image in pixels.
+        label: one of ``config.labels``.
+        config: says which tag, and which kind of region.
+        score: the model's confidence in [0, 1].
+        rotation: degrees the annotator has turned the image by; coordinates do not change with it.
+        tolerance: of outlines: how far they may be off the mask's edge, as a share of the image's
+            longer side. Small objects get a hundredth of their own side at most, and nobody less
+            than half a pixel.
+
+    Raises:
+        RleError: ``rle`` is damaged, where an outline or a bitmap is to be made of it.
+    """
+    region = brush_region(
+        region_id=region_id,
+        rle=rle,
+        height=height,
+        width=width,
+        label=label,
+        from_name=config.output_tag,
+        to_name=config.image_tag,
+        score=score,
+        rotation=rotation,
+    )
+    if config.output != "brush":
+        kind = OUTPUT_TAGS[config.output].lower()
+        value = _value(config.output, codec.decode(rle, height, width), tolerance)
+        region |= {"type": kind, "value": {**value, kind: [label]}}
+    return region
+
+
+def same_drawing(region: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two regions draw the same, to the last point or byte."""
+    first, second = region.get("value"), other.get("value")
+    if not isinstance(first, Mapping) or not isinstance(second, Mapping):
+        return False
+    drawn = [key for key in _DRAWN if key in second]
+    return bool(drawn) and all(first.get(key) == second[key] for key in drawn)
+
+
+def _value(output: Output, mask: Mask, tolerance: float) -> dict[str, Any]:
+    if output == "bitmask":
+        data = base64.b64encode(to_layer_png(mask)).decode()
+        return {"imageDataURL": f"{PNG_URL},{data}"}
+    corners = _corners(mask, tolerance)
+    if output == "polygon":
+        return {"points": corners, "closed": True}
+    names = [f"v{k}" for k in range(len(corners))]
+    vertices = [
+        {"id": name, "x": x, "y": y, "prevPointId": before, "isBezier": False}
+        for name, before, (x, y) in zip(names, [None, *names[:-1]], corners, strict=True)
+    ]
+    return {"vertices": vertices, "closed": True}
+
+
+def _corners(mask: Mask, tolerance: float) -> list[list[float]]:
+    """The corners of a mask's outline, percent of the image."""
+    height, width = mask.shape
+    own = TOLERANCE_OF_OBJECT * math.sqrt(np.count_nonzero(mask))
+    pixels = max(min(tolerance * max(height, width), own), LEAST_TOLERANCE)
+    percent = outline(mask, pixels) * (100 / width, 100 / height)
+    return [[round(x, 4), round(y, 4)] for x, y in percent.tolist()]
 
 
 def _size(region: Mapping[str, Any]) -> tuple[int, int]:
@@ -176,7 +253,7 @@ def _bitmask(value: Mapping[str, Any], height: int, width: int) -> Mask | None:
     if not isinstance(url, str):
         return None
     head, _, body = url.partition(",")
-    if head != "data:image/png;base64":
+    if head != PNG_URL:
         raise ImageError("A bitmask is not a PNG data URL; draw it again.")
     try:
         data = base64.b64decode(body, validate=True)

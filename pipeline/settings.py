@@ -39,6 +39,13 @@ class LabelStudioSettings(Section):
     password: SecretStr = Field(SecretStr(""), description="Password of that login.")
     project: int | None = Field(None, description="Project the scheduled jobs work on.")
     poll_seconds: float = Field(60, gt=0, description="Seconds between two reconcile passes.")
+    outline_tolerance: float = Field(
+        0.001,
+        ge=0,
+        le=0.1,
+        description="How far polygons may be off the mask's edge, as a share of the image's longer "
+        "side; small objects get less.",
+    )
 
 
 class BackendSettings(Section):
@@ -48,6 +55,9 @@ class BackendSettings(Section):
     user: str = Field("maskloop", description="HTTP Basic user Label Studio must send.")
     password: SecretStr = Field(SecretStr(""), description="HTTP Basic password; empty: no auth.")
     max_reply_bytes: int = Field(4_000_000, gt=0, description="Largest reply sent, in bytes.")
+    draft_seconds: float = Field(
+        7, ge=0, le=60, description="Longest wait for a draft with the hints that were drawn."
+    )
 
 
 class ImageSettings(Section):

@@ -18,7 +18,8 @@ from model.errors import MaskloopError
 from pipeline.accepted import remove_annotations, remove_tasks, set_status
 from pipeline.catalog import Source
 from pipeline.errors import UnknownRecordError
-from pipeline.events import Parts, image_field, task_of, work
+from pipeline.events import Parts, project_config, task_of, work
+from pipeline.label_config import LabelConfig
 from pipeline.label_studio import LabelStudio, RemoteTask
 from pipeline.settings import Settings
 from pipeline.store import Store
@@ -92,11 +93,11 @@ def reconcile(
 
     Raises:
         LabelStudioError: Label Studio is out of reach, or has no such project.
-        LabelConfigError: its labelling config shows no image.
+        LabelConfigError: its labelling config lacks what maskloop needs.
     """
     parts = Parts(sessions, client, store, source, settings)
     finished, problems = _finish_events(parts)
-    field = image_field(client, project_id)
+    config = project_config(client, project_id)
     with sessions() as session:  # before Label Studio is asked, as for annotations below
         living = select(Task.ls_task_id, Task.id).where(
             Task.ls_project_id == project_id, Task.status != "deleted"
@@ -104,11 +105,11 @@ def reconcile(
         before = {ls_task_id: task_id for ls_task_id, task_id in session.execute(living)}
     remote = {task.id: task for task in client.tasks(project_id)}
     gone = _remove_missing(parts, before, remote)
-    new, stale = _compare_tasks(parts, project_id, remote, field)
+    new, stale = _compare_tasks(parts, project_id, remote, config.image_field)
     changed = deleted = 0
     for task_id in stale:
         try:
-            task_changed, task_deleted, damaged = _reconcile_task(parts, task_id, remote)
+            task_changed, task_deleted, damaged = _reconcile_task(parts, task_id, remote, config)
         except Exception as error:  # one task, whatever is wrong with it, must not stop the rest
             problems.append(_sentence(error))
             continue
@@ -190,7 +191,7 @@ def _compare_tasks(
 
 
 def _reconcile_task(
-    parts: Parts, task_id: int, remote: Mapping[int, RemoteTask]
+    parts: Parts, task_id: int, remote: Mapping[int, RemoteTask], config: LabelConfig
 ) -> tuple[int, int, list[str]]:
     """Compare the annotations of one task: how many changed and were deleted, what is damaged."""
     with parts.sessions() as session:
@@ -206,7 +207,7 @@ def _reconcile_task(
     found = remote[task.ls_task_id]
     # Most tasks of a new project have no annotation, and need no call to know that.
     annotations = parts.client.annotations(found.id) if found.annotations or known else []
-    applied = [parts.apply(task_id, annotation) for annotation in annotations]
+    applied = [parts.apply(task_id, annotation, config) for annotation in annotations]
     with parts.sessions.begin() as session:
         missing = known - {int(annotation["id"]) for annotation in annotations}
         deleted = remove_annotations(session, missing)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from backend.app import create_app
-from pipeline.label_config import DEFAULT_LABEL_CONFIG
+from pipeline.label_template import DEFAULT_LABEL_CONFIG
 from pipeline.regions import mask_of
 from pipeline.settings import BackendSettings, ImageSettings, ModelSettings, Settings
 

@@ -18,8 +18,8 @@ from model.proposals import ProposalConfig
 from pipeline.connect import connect
 from pipeline.database import make_sessions
 from pipeline.image_source import ImageSource
-from pipeline.label_config import DEFAULT_LABEL_CONFIG
 from pipeline.label_studio import LabelStudio
+from pipeline.label_template import DEFAULT_LABEL_CONFIG
 from pipeline.masks import Mask
 from pipeline.order import write_round
 from pipeline.proposing import propose_project

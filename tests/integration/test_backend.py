@@ -256,13 +256,13 @@ def test_telling_which_region_a_click_means_costs_no_second_decoding(
 ) -> None:
     editor.draft = [editor.ask(box("a", *AROUND_BALL))]
     decoded = []
-    decode = SegNext.decode
+    decode = SegNext.decode_batch
 
     def counted(self: SegNext, *given: Any) -> Any:
         decoded.append(given)
         return decode(self, *given)
 
-    monkeypatch.setattr(SegNext, "decode", counted)
+    monkeypatch.setattr(SegNext, "decode_batch", counted)
     blue = editor.ask(box("b", *AROUND_BLUE))
     assert blue["id"] != editor.draft[0]["id"]
     assert len(decoded) == 1
@@ -280,7 +280,9 @@ def test_a_negative_click_takes_away(editor: Editor) -> None:
 # --- no click ---
 
 
-def test_text_and_an_empty_context_get_an_empty_result(editor: Editor) -> None:
+def test_words_the_model_does_not_know_and_an_empty_context_get_an_empty_result(
+    editor: Editor,
+) -> None:
     text = {"id": "t", "type": "textarea", "from_name": "text", "value": {"text": ["a ball"]}}
     assert editor.send().json() == {"results": [{"result": []}]}
     assert editor.send(text).json() == {"results": [{"result": []}]}

@@ -11,8 +11,8 @@ from pydantic import SecretStr
 
 from pipeline.connect import WEBHOOK_ACTIONS, connect
 from pipeline.errors import LabelConfigError, LabelStudioError
-from pipeline.label_config import DEFAULT_LABEL_CONFIG
 from pipeline.label_studio import LabelStudio
+from pipeline.label_template import DEFAULT_LABEL_CONFIG
 from pipeline.settings import BackendSettings, LabelStudioSettings, Settings
 from tests.handshake import PASSWORD, Handshake
 from tests.services import (

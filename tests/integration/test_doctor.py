@@ -24,8 +24,8 @@ from pipeline import cli
 from pipeline.connect import connect
 from pipeline.doctor import CHECKS, Finding, diagnose
 from pipeline.encoding import encode_project
-from pipeline.label_config import DEFAULT_LABEL_CONFIG
 from pipeline.label_studio import LabelStudio, local_file_url
+from pipeline.label_template import DEFAULT_LABEL_CONFIG
 from pipeline.settings import Settings
 from pipeline.tables import Interaction
 from tests.loop import Loop, disk_picture, make_loop

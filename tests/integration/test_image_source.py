@@ -17,8 +17,8 @@ from pydantic import SecretStr
 from pipeline.encoding import encode_project
 from pipeline.errors import ImageSourceError
 from pipeline.image_source import ImageSource
-from pipeline.label_config import DEFAULT_LABEL_CONFIG
 from pipeline.label_studio import LabelStudio
+from pipeline.label_template import DEFAULT_LABEL_CONFIG
 from pipeline.settings import ImageSettings, LabelStudioSettings, Settings
 from tests.loop import make_loop
 from tests.services import LabelStudioServer, label_studio

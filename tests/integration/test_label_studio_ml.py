@@ -21,7 +21,7 @@ import pytest
 from sqlalchemy import select
 
 from pipeline.database import make_sessions
-from pipeline.label_config import DEFAULT_LABEL_CONFIG
+from pipeline.label_template import DEFAULT_LABEL_CONFIG
 from pipeline.regions import mask_of
 from pipeline.tables import Event
 from tests.editor import (

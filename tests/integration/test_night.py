@@ -12,8 +12,9 @@ import pytest
 
 from pipeline import queue, registry, rle
 from pipeline.catalog import split_of
-from pipeline.label_config import DEFAULT_LABEL_CONFIG, read_label_config
+from pipeline.label_config import read_label_config
 from pipeline.label_studio import LabelStudio
+from pipeline.label_template import DEFAULT_LABEL_CONFIG
 from pipeline.queue import Enqueuer
 from pipeline.regions import brush_region
 from pipeline.runtime import Runtime

@@ -10,8 +10,8 @@ from pydantic import SecretStr
 from sqlalchemy.orm import Session, sessionmaker
 
 from pipeline.database import make_sessions, upgrade
-from pipeline.label_config import DEFAULT_LABEL_CONFIG
 from pipeline.label_studio import LabelStudio
+from pipeline.label_template import DEFAULT_LABEL_CONFIG
 from pipeline.order import write_round
 from pipeline.settings import LabelStudioSettings, Settings
 from pipeline.tables import Round, RoundItem, Task

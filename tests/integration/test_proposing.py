@@ -20,8 +20,8 @@ from model.evaluation import iou
 from model.proposals import Proposal, ProposalConfig
 from pipeline import cli, proposing
 from pipeline.jobs import job
-from pipeline.label_config import DEFAULT_LABEL_CONFIG
 from pipeline.label_studio import Json, LabelStudio
+from pipeline.label_template import DEFAULT_LABEL_CONFIG
 from pipeline.order import write_round
 from pipeline.proposing import propose_project
 from pipeline.regions import label_of, mask_of

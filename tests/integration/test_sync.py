@@ -26,8 +26,8 @@ from pipeline.connect import connect
 from pipeline.database import make_sessions, upgrade
 from pipeline.errors import LabelStudioError, UnknownRecordError
 from pipeline.image_source import ImageSource
-from pipeline.label_config import DEFAULT_LABEL_CONFIG
 from pipeline.label_studio import LabelStudio
+from pipeline.label_template import DEFAULT_LABEL_CONFIG
 from pipeline.regions import brush_region, label_of, mask_of
 from pipeline.settings import BackendSettings, LabelStudioSettings, Settings
 from pipeline.store import Store

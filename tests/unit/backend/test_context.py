@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.context import Mark, prompt_of, read_question
+from backend.context import read_question
+from backend.marks import Mark, prompt_of
 from model.errors import MaskloopError, PromptError
 from model.prompts import Box, Click
 from pipeline.errors import UnknownRecordError
@@ -83,9 +84,43 @@ def test_who_asks() -> None:
     assert read_question(body()).gesture is None
     unasked = read_question(body(params={"context": None}))
     assert (unasked.asked, unasked.gesture) == (False, None)
-    text = {"id": "t", "type": "textarea", "value": {"text": ["a cup"]}}
-    assert read_question(body(text)).gesture is None
+    shape = {"id": "t", "type": "polygonlabels", "value": {"points": [[1, 2], [3, 4], [5, 1]]}}
+    assert read_question(body(shape)).gesture is None
     assert read_question(body()).project_id == 7
+
+
+def test_words_come_as_a_mark_without_a_place() -> None:
+    text = {
+        "id": "t",
+        "type": "textarea",
+        "from_name": "text",
+        "value": {"text": ["a", " red  cup "]},
+    }
+    question = read_question(body(text))
+    assert question.gesture is not None
+    assert question.gesture.label is None
+    assert question.gesture.tag == "text"
+    (mark,) = question.gesture.marks
+    assert (mark.kind, mark.text) == ("text", "red cup")
+    assert prompt_of([mark]).text == "red cup"
+
+
+@pytest.mark.parametrize("words", [None, [], [""], ["  "], [7], "", "\0", "\ud800", {"a": 1}])
+def test_a_text_box_without_words_is_refused(words: Any) -> None:
+    with pytest.raises(PromptError, match="holds no words"):
+        read_question(body({"id": "t", "type": "textarea", "value": {"text": words}}))
+
+
+def test_a_newer_draft_takes_the_place_of_the_older_and_leaves_the_annotations() -> None:
+    task = {
+        "id": 3,
+        "drafts": [{"result": [{"id": "d"}]}],
+        "annotations": [{"result": [{"id": "a"}]}],
+    }
+    (view,) = read_question(body(tasks=[task])).tasks
+    assert set(view.with_draft([{"id": "e"}]).kept) == {"a", "e"}
+    for nonsense in (None, 7, [7], {"id": "e"}):
+        assert set(view.with_draft(nonsense).kept) == {"a"}
 
 
 def test_regions_of_drafts_and_annotations_are_known_by_id() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.context import Mark
+from backend.marks import Mark
 from backend.reply import ENVELOPE_BYTES, json_bytes, shape_reply
 from pipeline.masks import iou
 from pipeline.rle import decode, encode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from backend.context import Mark
+from backend.marks import Mark
 from backend.session import (
     Reply,
     Thread,

@@ -26,7 +26,7 @@ from pipeline.doctor import CHECKS, diagnose
 from pipeline.doctor_case import Answer, Case, problem
 from pipeline.doctor_label_studio import TESTED
 from pipeline.errors import SettingsError
-from pipeline.label_config import DEFAULT_LABEL_CONFIG
+from pipeline.label_template import DEFAULT_LABEL_CONFIG
 from pipeline.settings import HOME_VARIABLE, BackendSettings, FiftyOneSettings, Settings
 from pipeline.tables import Annotation, Task
 

@@ -10,7 +10,7 @@ from backend.webhook import ACTIONS, TRAINING
 from pipeline import events
 from pipeline.connect import WEBHOOK_ACTIONS
 from pipeline.database import make_sessions, upgrade
-from pipeline.label_config import DEFAULT_LABEL_CONFIG
+from pipeline.label_template import DEFAULT_LABEL_CONFIG
 from tests.loop import tiny_settings
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import LabelConfigError
-from pipeline.label_config import DEFAULT_LABEL_CONFIG, LabelConfig, read_label_config
+from pipeline.label_config import Hint, LabelConfig, read_label_config
+from pipeline.label_template import DEFAULT_LABEL_CONFIG
 
 IMAGE = '<Image name="img" value="$photo"/>'
 LABELS = '<Label value="Cat"/><Label value="Dog"/>'
@@ -21,10 +22,18 @@ def test_the_default_is_complete() -> None:
     assert read_label_config(DEFAULT_LABEL_CONFIG) == LabelConfig(
         image_tag="image",
         image_field="image",
-        brush_tag="mask",
+        output_tag="mask",
+        output="brush",
         click_tag="click",
         box_tag="box",
         labels=("Object", "Other"),
+        waiting_tags=("use",),
+        hints=(
+            Hint("scribble", "On it", True),
+            Hint("scribble", "Not it", False),
+            Hint("outline", "Around it", True),
+            Hint("ellipse", "Oval", True),
+        ),
     )
 
 
@@ -38,7 +47,7 @@ def test_a_scribble_brush_before_the_masks_brush_is_not_taken_for_it() -> None:
     scribble = '<BrushLabels name="s" toName="img" smart="{}"><Label value="+"/></BrushLabels>'
     for smart in ("true", "false"):
         config = read_label_config(view(IMAGE, scribble.format(smart), BRUSH, CLICK))
-        assert config.brush_tag == "mask"
+        assert config.output_tag == "mask"
 
 
 @pytest.mark.parametrize(
@@ -48,7 +57,7 @@ def test_a_scribble_brush_before_the_masks_brush_is_not_taken_for_it() -> None:
         ("<Vi", "cannot be read"),
         ("no xml at all", "cannot be read"),
         (view(), "<Image"),
-        (view(IMAGE), "<BrushLabels>"),
+        (view(IMAGE), "tag for the masks"),
         (view(IMAGE, BRUSH), "smart tool"),
         (view(IMAGE, BRUSH, CLICK.replace("true", "false")), "smart tool"),
         (view(IMAGE, BRUSH.replace(LABELS, ""), CLICK), "<Label>"),

@@ -10,12 +10,13 @@ from model.prediction import Prediction
 from model.prompts import Click
 from model.proposals import Proposal
 from pipeline import proposing
-from pipeline.label_config import DEFAULT_LABEL_CONFIG, read_label_config
+from pipeline.label_config import read_label_config
+from pipeline.label_template import DEFAULT_LABEL_CONFIG
 from pipeline.proposing import Target, proposed_regions
 from pipeline.regions import label_of, mask_of
 
 HEIGHT, WIDTH = 1500, 2000
-TARGET = Target(7, read_label_config(DEFAULT_LABEL_CONFIG), "Other")
+TARGET = Target(7, read_label_config(DEFAULT_LABEL_CONFIG), "Other", 0.001)
 
 
 def proposal(stability: float, top: int, left: int, bottom: int, right: int) -> Proposal:

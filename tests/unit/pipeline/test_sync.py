@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from pipeline import rle
-from pipeline.label_config import DEFAULT_LABEL_CONFIG
 from pipeline.label_studio import RemoteTask
+from pipeline.label_template import DEFAULT_LABEL_CONFIG
 from pipeline.regions import brush_region
 from pipeline.sync import ReconcileReport, reconcile
 from pipeline.tables import Event, Region, Task, now

@@ -1,0 +1,168 @@
+"""What an annotator drew for the model: shapes and strokes that Label Studio keeps in drafts only.
+
+The tools to draw with carry ``model_hint`` in the labelling config (``pipeline.label_config``).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+
+from backend.context import MAX_NAME, Region, TaskView, is_storable, number, words_of
+from backend.marks import Mark, Place
+from model.errors import MaskloopError, PromptError
+from pipeline.label_config import LabelConfig
+from pipeline.masks import Mask
+from pipeline.outlines import outline
+from pipeline.regions import label_of, mask_of
+
+log = logging.getLogger(__name__)
+
+MOST_HINTS = 100  # of a task, the newest
+MOST_POINTS = 2000  # of one stroke or outline
+CANVAS = 1024  # longest side that strokes with erased parts are painted at
+ELLIPSE_CORNERS = 48
+
+
+def read_hints(view: TaskView, config: LabelConfig, height: int, width: int) -> list[Mark]:
+    """The hints on a task as marks in pixels of its image, oldest first.
+
+    One that cannot be read is left out: somebody else's damage must not cost a click its answer.
+    """
+    found: list[Mark] = []
+    for name, region in view.kept.items():
+        if not 0 < len(name) <= MAX_NAME or not is_storable(name):
+            continue
+        tag = region.get("from_name")
+        hint = config.hint(tag, label_of(region))
+        try:
+            if hint is not None:
+                found += _marks(name, region, hint.positive, height, width)
+            elif tag is not None and tag == config.text_tag:
+                found.append(Mark(name, "text", True, text=words_of(region)))
+        except MaskloopError as error:
+            log.info("A hint was left out: %s", error)
+    return found[-MOST_HINTS:]
+
+
+def strokes_mask(region: Region) -> Mask | None:
+    """What the strokes of a brush region paint, at ``CANVAS`` pixels a side at most: it has no
+    pixels of its own until it is submitted. None for what has no strokes."""
+    value = region.get("value")
+    touches = value.get("touches") if isinstance(value, Mapping) else None
+    height, width = region.get("original_height"), region.get("original_width")
+    if not isinstance(touches, list) or not isinstance(height, int) or not isinstance(width, int):
+        return None
+    if not (0 < height <= 100_000 and 0 < width <= 100_000):
+        return None
+    shrink = min(1.0, CANVAS / max(height, width))
+    shape = max(round(height * shrink), 1), max(round(width * shrink), 1)
+    canvas = np.zeros(shape, np.uint8)
+    for points, thickness, adds in _strokes(touches, *shape):
+        path = np.rint(np.array(points) * 16).astype(np.int32)
+        line = max(round(thickness), 1)
+        cv2.polylines(canvas, [path], False, int(adds), line, cv2.LINE_8, shift=4)
+    return canvas.astype(np.bool_)
+
+
+def _marks(name: str, region: Region, positive: bool, height: int, width: int) -> Iterator[Mark]:
+    value = region.get("value")
+    if not isinstance(value, Mapping):
+        return
+    kind = str(region.get("type", "")).removesuffix("labels")
+    if kind == "keypoint":
+        x, y = number(value.get("x")), number(value.get("y"))
+        yield Mark(name, "click", positive, x, y).on_image(height, width)
+    elif kind == "ellipse":
+        yield _area(name, positive, _ellipse(value, height, width))
+    elif kind == "rectangle":
+        x, y = number(value.get("x")), number(value.get("y"))
+        x2, y2 = x + number(value.get("width")), y + number(value.get("height"))
+        box = Mark(name, "box", True, x, y, x2, y2, number(value.get("rotation") or 0))
+        box = box.on_image(height, width)
+        corners = [(box.x, box.y), (box.x2, box.y), (box.x2, box.y2), (box.x, box.y2)]
+        yield box if positive else _area(name, False, corners)
+    elif kind == "polygon":
+        points = _places(value.get("points"), height, width)
+        if points:
+            yield _area(name, positive, points)
+    elif kind == "brush" and isinstance(value.get("touches"), list):
+        yield from _brush(name, region, value["touches"], positive, height, width)
+    else:  # pixels, or a curve
+        mask = mask_of(region)
+        if mask is not None and mask.any():
+            yield from _painted(name, mask, positive, height, width)
+
+
+def _brush(
+    name: str, region: Region, touches: list[Any], positive: bool, height: int, width: int
+) -> Iterator[Mark]:
+    """Each stroke as one mark; as one area, where some of it was erased."""
+    strokes = list(_strokes(touches, height, width))
+    if all(adds for _, _, adds in strokes):
+        for k, (points, thickness, _) in enumerate(strokes):
+            middle = points[len(points) // 2]
+            yield Mark(f"{name}/{k}", "scribble", positive, *middle, points=points, width=thickness)
+        return
+    mask = strokes_mask(region)
+    if mask is not None and mask.any():
+        yield from _painted(name, mask, positive, height, width)
+
+
+def _painted(name: str, mask: Mask, positive: bool, height: int, width: int) -> Iterator[Mark]:
+    scale = (width / mask.shape[1], height / mask.shape[0])
+    path = outline(mask, 0.5) * scale
+    yield _area(name, positive, [(float(x), float(y)) for x, y in path])
+
+
+def _area(name: str, positive: bool, corners: list[Any]) -> Mark:
+    points = tuple((round(float(x), 2), round(float(y), 2)) for x, y in corners)
+    x, y = np.mean(points, axis=0).tolist()
+    return Mark(name, "polygon", positive, x, y, points=points)
+
+
+def _ellipse(value: Mapping[str, Any], height: int, width: int) -> list[Place]:
+    x, y = number(value.get("x")) / 100 * width, number(value.get("y")) / 100 * height
+    across, down = number(value.get("radiusX")) / 100, number(value.get("radiusY")) / 100
+    turn = math.radians(number(value.get("rotation") or 0))
+    cosine, sine = math.cos(turn), math.sin(turn)
+    corners = []
+    for k in range(ELLIPSE_CORNERS):
+        angle = 2 * math.pi * k / ELLIPSE_CORNERS
+        a, b = across * width * math.cos(angle), down * height * math.sin(angle)
+        corners.append((x + a * cosine - b * sine, y + a * sine + b * cosine))
+    return corners
+
+
+def _strokes(
+    touches: list[Any], height: int, width: int
+) -> Iterator[tuple[tuple[Place, ...], float, bool]]:
+    """Points and width in pixels of each stroke, and whether it adds."""
+    for touch in touches:
+        if not isinstance(touch, Mapping):
+            continue
+        flat = touch.get("relativePoints")
+        if not isinstance(flat, list) or len(flat) < 2:
+            continue
+        pairs = [flat[k : k + 2] for k in range(0, len(flat) - 1, 2)]
+        thickness = number(touch.get("relativeStrokeWidth", 1)) / 100 * width
+        points = tuple(_places(pairs, height, width))
+        yield points, round(max(thickness, 1.0), 2), touch.get("type") != "eraser"
+
+
+def _places(value: Any, height: int, width: int) -> list[Place]:
+    """[x, y] pairs in percent as pixels; of very many, every so many."""
+    if not isinstance(value, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 for pair in value
+    ):
+        raise PromptError("A drawing has a point that is no pair of numbers; draw it again.")
+    step = len(value) // MOST_POINTS + 1
+    return [
+        (round(number(x) / 100 * width, 2), round(number(y) / 100 * height, 2))
+        for x, y in value[::step]
+    ]

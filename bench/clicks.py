@@ -1,0 +1,248 @@
+"""What several annotators feel at once: ``python -m bench.clicks [--json FILE]``.
+
+The shipped model, two torch threads, a backend in a process of its own, 200 pictures of 1024x768
+drawn here and encoded beforehand. For 60 s each, 1, 4 and 16 annotators take the next task, click
+an object, Alt+click beside it, click it once more, and go on. They never stop to think, so 16 of
+them are the load of many more. Times are of whole HTTP requests; client and backend share the
+cores. A visit's object is a new one, so windows for second looks are encoded in this time, as they
+are for people; the memory of the backend grows until its caches of pictures and embeddings are
+full (``images.cache_mb``, ``model.cache_mb``). Every answer is then held against the one that the
+model gives to the same clicks alone, in this process: a mask that fits it by an IoU below 0.9 is
+counted as wrong.
+
+Beside it the same clicks with the encoder run at each, as Label Studio's own SAM 2 example does:
+the picture's file read, decoded and encoded, the click answered, in this process, without HTTP, SQL
+or RLE, which favours it. So too for the released shape (ViT-B, random weights), with and without
+the encoder.
+
+Last, clicks of one annotator with accepted masks in the draft, which Label Studio sends with every
+click: 100 on such a picture, 40 on one of 12 megapixels, clicked here (so the backend's log has
+them) or proposals (which it has not). ``backend`` is ``maskloop_predict_seconds``; parsing the
+request is in the client's time only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from bench import annotators, drafts, network
+from bench.annotators import Reply, World, make_world
+from bench.backends import Backend, opened, register, running_backend, settings_of
+from model import precision
+from model.checkpoints import default_checkpoint, load
+from model.embedding import Embedding
+from model.prompts import Click, Prompt
+from model.second_look import Looker
+from pipeline.images import decode_image
+from pipeline.masks import clean
+from pipeline.settings import ImageSettings
+
+TASKS_PER_SECOND = 60  # made beforehand; a backend that is faster makes the rest itself
+BASELINE_SECONDS = 20.0
+LARGE_CLICKS = 3
+SHOWN = 20  # wrong answers described in the JSON
+
+Row = dict[str, Any]
+
+
+def row_of(backend: Backend, world: World, tasks: Iterator[int], n: int, seconds: float) -> Row:
+    """What ``n`` annotators feel; the answers themselves under "replies"."""
+    before, rss = backend.counters(), backend.memory_mb
+    replies, memory = annotators.crowd(
+        backend.address, world, tasks, n, seconds, lambda: backend.memory_mb
+    )
+    after = backend.counters()
+    told = {name: after[name] - before[name] for name in after}
+    taken = replies[-1].ended - min(reply.began for reply in replies)
+    return {
+        "annotators": n,
+        **figures([reply.seconds for reply in replies]),
+        "clicks_per_s": round(len(replies) / taken, 1),
+        "backend_mean_ms": round(1000 * told["seconds"] / max(told["clicks"], 1), 1),
+        "windows_per_click": round(told["windows"] / max(told["clicks"], 1), 2),
+        "rss_before_mb": round(rss),
+        "rss_peak_mb": round(max(memory, default=rss)),
+        "rss_after_mb": round(backend.memory_mb),
+        "replies": replies,
+    }
+
+
+def figures(seconds: Sequence[float]) -> Row:
+    cuts = statistics.quantiles([1000 * each for each in seconds], n=100, method="inclusive")
+    names = {"p50_ms": 49, "p95_ms": 94, "p99_ms": 98}
+    return {"clicks": len(seconds)} | {name: round(cuts[k], 1) for name, k in names.items()}
+
+
+class Alone:
+    """Answers of the model in this process, to one click after the other."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self._world = world
+        self._folder = folder
+        self._looker = Looker(load(default_checkpoint()))
+        self._kept: dict[tuple[int, int], list[bytes]] = {}
+
+    def visit(self, task: int, *, every_click: bool = False) -> list[float]:
+        """Seconds of each click of a visit, whose masks are kept.
+
+        Args:
+            every_click: read and encode the picture at each, instead of at the first alone.
+        """
+        picture, thing = self._world.thing(task)
+        sight, mask, seconds, masks = None, None, [], []
+        for turn in range(len(thing.clicks)):
+            began = time.perf_counter()
+            if sight is None or every_click:
+                data = (self._folder / picture.name).read_bytes()
+                sight = self._looker.encode(decode_image(data, ImageSettings()))
+            clicks = tuple(Click(y, x, sign) for x, y, sign in thing.clicks[: turn + 1])
+            answer = self._looker.decode(sight, Prompt(clicks, mask=mask))
+            shown, mask = answer.mask(), answer.probability
+            seconds.append(time.perf_counter() - began)
+            masks.append(annotators.packed(clean(shown, [(c.row, c.col) for c in clicks])))
+        self._kept[self._world.visit(task)] = masks
+        return seconds
+
+    def baseline(self, seconds: float) -> list[float]:
+        """Seconds of each click of the first visits, the encoder run at each."""
+        self.visit(1, every_click=True)  # warms up
+        found: list[float] = []
+        for task in itertools.count(1):
+            found += self.visit(task, every_click=True)
+            if sum(found) > seconds:
+                break
+        return found
+
+    def masks(self, tasks: Iterable[int]) -> dict[tuple[int, int], list[bytes]]:
+        """The masks of these visits, by picture and object."""
+        missing = {self._world.visit(task): task for task in tasks}
+        missing = {visit: task for visit, task in missing.items() if visit not in self._kept}
+        for task in track(list(missing.values()), "Checking", console=Console(stderr=True)):
+            self.visit(task)
+        return self._kept
+
+
+def judge(row: Row, world: World, alone: Alone) -> None:
+    """Put into a row how its answers fit, in the place of the answers."""
+    replies: list[Reply] = row.pop("replies")
+    kept = alone.masks(sorted({reply.task for reply in replies}))
+    found = annotators.check(world, replies, kept)
+    row["wrong_image"] = len(found.wrong)
+    row["object_iou"] = round(found.object_iou, 3)
+    row["least_iou_with_alone"] = round(found.least_iou, 3)
+    row["wrong"] = [
+        {"task": each.task, "turn": each.turn, "visit": world.visit(each.task)}
+        for each in found.wrong[:SHOWN]
+    ]
+
+
+def large() -> Row:
+    """Medians of clicks of the released shape in this process, with and without the encoder."""
+    model = network.network("released")
+    precision.lower(model, precision.choose("auto", model))
+    photo, prompts = network.picture("astronaut"), network.clicks(LARGE_CLICKS)
+    embedding = model.encode(photo)
+
+    def click(prompt: Prompt, known: Embedding | None) -> float:
+        began = time.perf_counter()
+        model.decode(known or model.encode(photo), prompt).mask()
+        return 1000 * (time.perf_counter() - began)
+
+    return {
+        "encoded_ms": round(statistics.median(click(each, embedding) for each in prompts), 1),
+        "every_click_ms": round(statistics.median(click(each, None) for each in prompts), 1),
+    }
+
+
+def measure(arguments: argparse.Namespace) -> Row:
+    """All figures; prints only progress, to stderr."""
+    torch.set_num_threads(arguments.threads)
+    world = make_world(arguments.images, arguments.width, arguments.height)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = settings_of(Path(folder), arguments.threads)
+        files = Path(folder) / "files"
+        files.mkdir()
+        for seed, picture in enumerate(world.pictures):
+            annotators.save(picture, files, seed)
+        runs = len(arguments.annotators)
+        most = round(arguments.seconds * runs * TASKS_PER_SECOND) + len(world.pictures)
+        with opened(settings) as runtime:
+            register(runtime, ((task, world.thing(task)[0]) for task in range(1, most)))
+            cases = drafts.prepare(runtime, world, files) if arguments.drafts else []
+        tasks = itertools.count(1)
+        with running_backend(settings) as backend:
+            annotators.crowd(backend.address, world, tasks, 1, 0)  # warms up
+            rows = [
+                row_of(backend, world, tasks, n, arguments.seconds) for n in arguments.annotators
+            ]
+            drafted = drafts.measure(backend, cases)
+        alone = Alone(world, files)
+        every_click = figures(alone.baseline(min(arguments.seconds, BASELINE_SECONDS)))
+        for row in rows:
+            judge(row, world, alone)
+    return {
+        "image": f"{arguments.width}x{arguments.height}",
+        "images": arguments.images,
+        "threads": arguments.threads,
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "rows": rows,
+        "every_click": every_click,
+        "large": large() if arguments.large else None,
+        "drafts": drafted,
+    }
+
+
+def show(result: Row) -> None:
+    machine = ("image", "images", "threads", "cores", "load_average")
+    title = ", ".join(f"{name.replace('_', ' ')} {result[name]}" for name in machine)
+    told = [{k: v for k, v in row.items() if k != "wrong"} for row in result["rows"]]
+    network.show(f"Clicks on encoded pictures: {title}", told)
+    every, ours = result["every_click"], told[0]["p50_ms"]
+    network.show("The same clicks, the encoder run at each, in this process", [every])
+    times = every["p50_ms"] / ours
+    console = Console(soft_wrap=True)
+    console.print(f"Our network, encoder at each click: {times:.2g} times our first p50.")
+    if result["large"]:
+        encoded, each = (result["large"][name] for name in ("encoded_ms", "every_click_ms"))
+        console.print(
+            f"Released shape: {encoded:.0f} ms encoded, {each:.0f} ms with the encoder at each "
+            f"click: {each / encoded:.2g} times that, {each / ours:.2g} times our first p50."
+        )
+    if result["drafts"]:
+        network.show("Accepted masks in the draft, medians of one annotator", result["drafts"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--annotators", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--seconds", type=float, default=60, help="of each number of annotators")
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--height", type=int, default=768)
+    parser.add_argument("--threads", type=int, default=2, help="torch threads")
+    parser.add_argument("--drafts", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--large", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    arguments = parser.parse_args()
+    result = measure(arguments)
+    show(result)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
