@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from backend.decoding import Decoding
 from backend.latest import Latest
 from backend.metrics import Metrics
+from backend.warming import Parts, Warming
 from pipeline.database import make_sessions, upgrade
 from pipeline.embeddings import Embeddings
 from pipeline.errors import LabelStudioError
@@ -41,6 +42,7 @@ class Services:
     label_studio: LabelStudio | None  # None: no token to call it with
     decoding: Decoding
     latest: Latest
+    warming: Warming
 
 
 @contextmanager
@@ -63,19 +65,25 @@ def open_services(settings: Settings, metrics: Metrics) -> Iterator[Services]:
         stack.callback(queue.close)
         client = _label_studio(settings, stack)
         auth = _no_auth if client is None else client.auth_header
+        source = stack.enter_context(ImageSource(settings, auth))
+        embeddings = Embeddings(sessions, store, settings)
+        serving = ServingModel(sessions, store, settings, compiled=settings.model.compile)
+        warming = Warming(Parts(settings, sessions, store, source, embeddings, serving))
         services = Services(
             settings=settings,
             sessions=sessions,
             store=store,
-            source=stack.enter_context(ImageSource(settings, auth)),
-            embeddings=Embeddings(sessions, store, settings),
-            serving=ServingModel(sessions, store, settings, compiled=settings.model.compile),
+            source=source,
+            embeddings=embeddings,
+            serving=serving,
             queue=queue,
             metrics=metrics,
             label_studio=client,
             decoding=Decoding(),
             latest=Latest(),
+            warming=warming,
         )
+        stack.callback(warming.close)  # before what it works with
         version, _ = services.serving.current()
         log.info("Answering clicks with model version %s.", version.name)
         yield services

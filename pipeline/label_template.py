@@ -54,13 +54,13 @@ def write_label_config(
     _tool(row, _HAND[output], OUTPUT_TAGS[output], "mask", names, smart="false")
     if hints:
         row = _row(view)
-        scribbles = _tool(row, "Hints: scribble", "BrushLabels", "scribble", (), smart="false")
+        scribbles = _tool(row, "Draw hints", "BrushLabels", "scribble", (), smart="false")
         _label(scribbles, "On it", "#118ab2", model_hint="positive")
-        _label(scribbles, "Not it", "#3d405b", model_hint="negative")
-        outline = _tool(row, "outline", "PolygonLabels", "outline", (), smart="false")
-        _label(outline, "Around it", "#118ab2", model_hint="positive")
-        ellipse = _tool(row, "ellipse", "EllipseLabels", "ellipse", (), smart="false")
-        _label(ellipse, "Oval", "#118ab2", model_hint="positive")
+        _label(scribbles, "Off it", "#3d405b", model_hint="negative")
+        outline = _tool(row, "", "PolygonLabels", "outline", (), smart="false")
+        _label(outline, "Outline", "#118ab2", model_hint="positive")
+        ellipse = _tool(row, "", "EllipseLabels", "ellipse", (), smart="false")
+        _label(ellipse, "Ellipse", "#118ab2", model_hint="positive")
         waits = {**smart, "strokeWidth": "6", "model_waits": "true"}
         _tool(row, "then click it: K", "KeyPointLabels", "use", names, **waits)
     SubElement(
@@ -88,14 +88,15 @@ def write_label_config(
 
 
 def _row(view: Element) -> Element:
-    return SubElement(view, "View", style="display: flex; flex-wrap: wrap; column-gap: 32px")
+    return SubElement(view, "View", style="display: flex; flex-wrap: wrap; column-gap: 24px")
 
 
 def _tool(
     row: Element, title: str, tag: str, name: str, labels: Sequence[str], **attributes: str
 ) -> Element:
     cell = SubElement(row, "View", style="display: flex; align-items: center; gap: 8px")
-    SubElement(cell, "Header", size="6", value=title)
+    if title:
+        SubElement(cell, "Header", size="6", value=title)
     tool = SubElement(cell, tag, {"name": name, "toName": "image", **attributes})
     for label, colour in zip(labels, cycle(_COLOURS), strict=False):
         _label(tool, label, colour)

@@ -55,6 +55,9 @@ class BackendSettings(Section):
     user: str = Field("maskloop", description="HTTP Basic user Label Studio must send.")
     password: SecretStr = Field(SecretStr(""), description="HTTP Basic password; empty: no auth.")
     max_reply_bytes: int = Field(4_000_000, gt=0, description="Largest reply sent, in bytes.")
+    prefetch: int = Field(
+        3, ge=0, le=50, description="Tasks after the opened one whose embeddings are made ready."
+    )
     draft_seconds: float = Field(
         7, ge=0, le=60, description="Longest wait for a draft with the hints that were drawn."
     )

@@ -30,9 +30,9 @@ def test_the_default_is_complete() -> None:
         waiting_tags=("use",),
         hints=(
             Hint("scribble", "On it", True),
-            Hint("scribble", "Not it", False),
-            Hint("outline", "Around it", True),
-            Hint("ellipse", "Oval", True),
+            Hint("scribble", "Off it", False),
+            Hint("outline", "Outline", True),
+            Hint("ellipse", "Ellipse", True),
         ),
     )
 
