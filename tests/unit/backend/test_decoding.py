@@ -1,0 +1,240 @@
+"""Decodes that wait share one pass of the network, and nobody pays for another's mistake."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from backend.decoding import MOST, Decoding, SupersededError
+from model.checkpoints import default_checkpoint, load
+from model.embedding import Embedding
+from model.errors import PromptError
+from model.prediction import Prediction
+from model.prompts import Box, Click, Prompt, Scribble
+from model.segnext import SegNext
+
+SIZE = (64, 96)
+PATIENCE = 20.0  # seconds; only a failing test waits so long
+
+
+class StandIn:
+    """A network that answers with the number in the prompt's words, each pass when it is let."""
+
+    def __init__(self) -> None:
+        self.passes: list[list[str | None]] = []
+        self.entered = threading.Semaphore(0)
+        self.let = threading.Event()
+        self.at_once = 0
+
+    def decode_batch(
+        self, embeddings: Sequence[Embedding], prompts: Sequence[Prompt]
+    ) -> list[Prediction]:
+        assert len(embeddings) == len(prompts)
+        self.at_once += 1
+        assert self.at_once == 1, "two passes at a time compete for the cores"
+        self.passes.append([prompt.text for prompt in prompts])
+        self.entered.release()
+        assert self.let.wait(PATIENCE)
+        self.at_once -= 1
+        if any(prompt.text == "bad" for prompt in prompts):
+            raise PromptError("The prompt is bad; give a better one.")
+        return [answer(prompt.text) for prompt in prompts]
+
+
+def answer(text: str | None) -> Prediction:
+    value = float("nan" if text is None else text)
+    return Prediction(torch.full((2, 2), value), (8, 8), (8, 8), 0.5)
+
+
+class Crowd:
+    """Threads that ask one ``Decoding``."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self.decoding, self.pool = Decoding(), pool
+
+    def ask(
+        self, model: StandIn, text: str, stale: Callable[[], bool] = lambda: False
+    ) -> Future[Prediction]:
+        """Ask in a thread of its own; comes back when the question is in the queue."""
+        queued = threading.Event()
+
+        class Noticed(list[Any]):
+            def append(self, entry: Any) -> None:
+                super().append(entry)
+                queued.set()
+
+        with self.decoding._list:
+            self.decoding._waiting = Noticed(self.decoding._waiting)
+        embedding = cast(Embedding, None)
+        asked = self.pool.submit(
+            self.decoding.decode, cast(SegNext, model), embedding, Prompt(text=text), stale
+        )
+        assert queued.wait(PATIENCE)
+        return asked
+
+
+@contextmanager
+def crowd() -> Iterator[Crowd]:
+    with ThreadPoolExecutor(max_workers=40) as pool:
+        yield Crowd(pool)
+
+
+def value(asked: Future[Prediction]) -> float:
+    return float(asked.result(timeout=PATIENCE).logits[0, 0])
+
+
+def wait_for_pass(model: StandIn) -> None:
+    assert model.entered.acquire(timeout=PATIENCE)
+
+
+def test_those_that_wait_go_together_and_each_gets_its_own_answer() -> None:
+    model = StandIn()
+    with crowd() as people:
+        first = people.ask(model, "0")
+        wait_for_pass(model)
+        others = [people.ask(model, str(number)) for number in range(1, 6)]
+        model.let.set()
+        assert value(first) == 0
+        assert [value(other) for other in others] == [1, 2, 3, 4, 5]
+    assert [sorted(map(str, each)) for each in model.passes] == [["0"], ["1", "2", "3", "4", "5"]]
+
+
+def test_one_pass_takes_only_so_many_and_leaves_nobody_behind() -> None:
+    model = StandIn()
+    with crowd() as people:
+        asked = [people.ask(model, "0")]
+        wait_for_pass(model)
+        asked += [people.ask(model, str(number)) for number in range(1, 2 * MOST + 2)]
+        model.let.set()
+        assert [value(each) for each in asked] == list(range(2 * MOST + 2))
+    assert max(map(len, model.passes)) == MOST
+    assert sum(map(len, model.passes)) == 2 * MOST + 2  # nothing was decoded twice
+    assert people.decoding._waiting == []
+
+
+def test_two_models_never_share_a_pass() -> None:
+    one, two = StandIn(), StandIn()
+    two.let.set()
+    with crowd() as people:
+        asked = [people.ask(one, "0")]
+        wait_for_pass(one)
+        asked += [people.ask((one, two)[number % 2], str(number)) for number in range(1, 7)]
+        one.let.set()
+        assert [value(each) for each in asked] == list(range(7))
+    for model, parity in ((one, 0), (two, 1)):
+        assert all(int(str(text)) % 2 == parity for each in model.passes for text in each)
+
+
+def test_one_bad_prompt_fails_alone() -> None:
+    model = StandIn()
+    with crowd() as people:
+        first = people.ask(model, "0")
+        wait_for_pass(model)
+        good, bad, also_good = (people.ask(model, text) for text in ("1", "bad", "2"))
+        model.let.set()
+        assert [value(each) for each in (first, good, also_good)] == [0, 1, 2]
+        with pytest.raises(PromptError, match="is bad"):
+            bad.result(timeout=PATIENCE)
+        assert value(people.ask(model, "3")) == 3  # and the next is answered as ever
+
+
+def test_what_nobody_waits_for_any_more_is_not_decoded() -> None:
+    model = StandIn()
+    gone = threading.Event()
+    with crowd() as people:
+        first = people.ask(model, "0", gone.is_set)
+        wait_for_pass(model)
+        old, older = people.ask(model, "1", gone.is_set), people.ask(model, "2", gone.is_set)
+        new = people.ask(model, "3")
+        gone.set()  # while they wait
+        model.let.set()
+        assert value(first) == 0  # its turn had come before
+        assert value(new) == 3
+        for each in (old, older):
+            with pytest.raises(SupersededError, match="newer click"):
+                each.result(timeout=PATIENCE)
+    assert model.passes == [["0"], ["3"]]
+
+
+def test_where_all_are_stale_the_network_rests() -> None:
+    model = StandIn()
+    model.let.set()
+    with pytest.raises(SupersededError):
+        Decoding().decode(
+            cast(SegNext, model), cast(Embedding, None), Prompt(text="1"), lambda: True
+        )
+    assert model.passes == []
+
+
+def test_many_threads_at_random_all_get_their_own_answer() -> None:
+    model = StandIn()
+    model.let.set()
+    decoding = Decoding()
+
+    def ask(number: int) -> float:
+        time.sleep(number % 7 / 1000)
+        found = decoding.decode(
+            cast(SegNext, model), cast(Embedding, None), Prompt(text=str(number))
+        )
+        return float(found.logits[0, 0])
+
+    with ThreadPoolExecutor(max_workers=20) as pool:
+        assert list(pool.map(ask, range(200))) == list(range(200))
+    assert sum(map(len, model.passes)) == 200
+
+
+def test_the_shipped_network_says_the_same_to_one_and_to_many() -> None:
+    model = load(default_checkpoint())
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 60, (*SIZE, 3), np.uint8)
+    image[20:45, 30:70] = 220
+    tall = np.ascontiguousarray(image.transpose(1, 0, 2))
+    wide_embedding, tall_embedding = model.encode(image), model.encode(tall)
+    questions = [
+        (wide_embedding, Prompt(clicks=(Click(32, 50),))),
+        (wide_embedding, Prompt(boxes=(Box(18, 28, 47, 72),))),
+        (tall_embedding, Prompt(clicks=(Click(50, 32), Click(5, 5, positive=False)))),
+        (wide_embedding, Prompt(scribbles=(Scribble(((30, 40), (32, 60)), 4.0),))),
+    ]
+    held = Held(model)
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        decoding = Decoding()
+        ask = cast(SegNext, held)
+        first = pool.submit(decoding.decode, ask, *questions[0])
+        assert held.entered.wait(PATIENCE)
+        asked = [pool.submit(decoding.decode, ask, *question) for question in questions]
+        until = time.monotonic() + PATIENCE
+        while len(decoding._waiting) < len(questions) and time.monotonic() < until:
+            time.sleep(0.005)
+        held.let.set()
+        together = [each.result(timeout=60) for each in (first, *asked)]
+    assert held.sizes == [1, len(questions)]
+    for found, question in zip(together, [questions[0], *questions], strict=True):
+        alone = model.decode(*question)
+        assert found.image_size == alone.image_size
+        np.testing.assert_allclose(found.probability, alone.probability, atol=1e-4)
+        assert alone.mask().any()
+
+
+class Held:
+    """A real network whose first pass waits until it is let."""
+
+    def __init__(self, model: SegNext) -> None:
+        self.model, self.sizes = model, list[int]()
+        self.entered, self.let = threading.Event(), threading.Event()
+
+    def decode_batch(
+        self, embeddings: Sequence[Embedding], prompts: Sequence[Prompt]
+    ) -> list[Prediction]:
+        self.sizes.append(len(prompts))
+        self.entered.set()
+        assert self.let.wait(PATIENCE)
+        return self.model.decode_batch(embeddings, prompts)
