@@ -30,6 +30,7 @@ COUNTERS = {
     "seconds": "maskloop_predict_seconds_sum",
     "clicks": "maskloop_predict_seconds_count",
     "windows": "maskloop_window_seconds_count",
+    "window_seconds": "maskloop_window_seconds_sum",
 }
 
 
@@ -43,7 +44,7 @@ class Backend:
         return float(self.process.memory_info().rss) / 1e6
 
     def counters(self) -> dict[str, float]:
-        """Seconds and number of answered clicks, and how many windows were asked for."""
+        """Seconds and number of answered clicks, and of windows had for second looks."""
         text = httpx.get(f"{self.address}/metrics", trust_env=False).text
         found = dict.fromkeys(COUNTERS, 0.0)
         for family in text_string_to_metric_families(text):
