@@ -5,10 +5,11 @@ drawn here and encoded beforehand. For 60 s each, 1, 4 and 16 annotators take th
 an object, Alt+click beside it, click it once more, and go on. They never stop to think, so 16 of
 them are the load of many more. Times are of whole HTTP requests; client and backend share the
 cores. A visit's object is a new one, so windows for second looks are encoded in this time, as they
-are for people; the memory of the backend grows until its caches of pictures and embeddings are
-full (``images.cache_mb``, ``model.cache_mb``). Every answer is then held against the one that the
-model gives to the same clicks alone, in this process: a mask that fits it by an IoU below 0.9 is
-counted as wrong.
+are for people; the backend's memory may grow until its caches of pictures and embeddings are full
+(``images.cache_mb``, ``model.cache_mb``), and no further. Every answer is then held against the one
+that the model gives to the same clicks alone, in this process: a mask that fits it by an IoU below
+0.9 is counted as wrong. Where other programs use the same cores, torch's threads lose most of their
+time waiting for each other unless OMP_WAIT_POLICY=passive is set.
 
 Beside it the same clicks with the encoder run at each, as Label Studio's own SAM 2 example does:
 the picture's file read, decoded and encoded, the click answered, in this process, without HTTP, SQL
@@ -200,6 +201,7 @@ def measure(arguments: argparse.Namespace) -> Row:
         "threads": arguments.threads,
         "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 2),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
         "rows": rows,
         "every_click": every_click,
         "large": large() if arguments.large else None,
@@ -208,7 +210,7 @@ def measure(arguments: argparse.Namespace) -> Row:
 
 
 def show(result: Row) -> None:
-    machine = ("image", "images", "threads", "cores", "load_average")
+    machine = ("image", "images", "threads", "cores", "load_average", "omp_wait_policy")
     title = ", ".join(f"{name.replace('_', ' ')} {result[name]}" for name in machine)
     told = [{k: v for k, v in row.items() if k != "wrong"} for row in result["rows"]]
     every, ours = result["every_click"], told[0]["p50_ms"]
