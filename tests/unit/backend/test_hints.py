@@ -111,7 +111,7 @@ def test_a_polygon_becomes_an_outline_in_pixels(label: str, positive: bool) -> N
         region("polygon", label, points=[[10, 10], [30, 10], [30, 60], [10, 60]], closed=True)
     )
     assert (mark.id, mark.kind, mark.positive) == ("h", "polygon", positive)
-    assert mark.points == ((40, 20), (120, 20), (120, 120), (40, 120))
+    assert list(mark.points) == [(40, 20), (120, 20), (120, 120), (40, 120)]
     assert (mark.x, mark.y) == (80, 70)
     assert overlap(drawn(mark), rectangle_mask(20, 40, 120, 120)) > 0.95
 
@@ -164,7 +164,7 @@ def test_each_stroke_is_a_scribble_of_its_width() -> None:
     strokes = [touch(10, 20, 30, 20, 50, 40, width=2.5), touch(1, 1)]
     first, second = hints(region("brush", "Off", touches=strokes))
     assert (first.id, first.kind, first.positive) == ("h/0", "scribble", False)
-    assert first.points == ((40, 40), (120, 40), (200, 80))
+    assert list(first.points) == [(40, 40), (120, 40), (200, 80)]
     assert (first.x, first.y) == (120, 40)  # in the middle of the stroke, on it
     assert first.width == 10  # 2.5 % of 400
     assert (second.id, second.points, second.width) == ("h/1", ((4, 2),), 4)
@@ -213,7 +213,7 @@ def test_pixels_become_the_outline_around_them(kind: str) -> None:
 
 def test_pixels_of_another_size_are_brought_to_the_images() -> None:
     half = rectangle_mask(50, 100, 150, 300)[::2, ::2]
-    sizes = {"original_height": HEIGHT // 2, "original_width": WIDTH // 2}
+    sizes: dict[str, Any] = {"original_height": HEIGHT // 2, "original_width": WIDTH // 2}
     (mark,) = hints(region("brush", rle=list(encode(half)), **sizes))
     assert overlap(drawn(mark), rectangle_mask(50, 100, 150, 300)) > 0.95
 
@@ -286,7 +286,7 @@ def test_a_line_of_very_many_points_is_thinned_along_its_length() -> None:
     (stroke,) = hints(region("brush", touches=[touch(*flat)]))
     for mark in (outline, stroke):
         assert MOST_POINTS / 2 < len(mark.points) <= MOST_POINTS
-        assert mark.points[0] == (0, 100)
+        assert list(mark.points[0]) == [0, 100]
         assert mark.points[-1][0] > 0.99 * WIDTH
         check_prompt(prompt_of([mark]))
 
