@@ -25,6 +25,7 @@ from pipeline.accepted import (
 from pipeline.database import make_sessions, upgrade
 from pipeline.effort import count_prompts
 from pipeline.errors import ImageSourceError
+from pipeline.label_config import LabelConfig, read_label_config
 from pipeline.regions import brush_region
 from pipeline.settings import Settings
 from pipeline.store import Store
@@ -80,10 +81,12 @@ class Record:
         with sessions.begin() as session:
             session.add(Task(ls_project_id=1, ls_task_id=5, url=url))
 
-    def apply(self, payload: dict[str, Any]) -> Applied:
+    def apply(self, payload: dict[str, Any], config: LabelConfig | None = None) -> Applied:
         with self.sessions.begin() as session:
             task = session.scalars(select(Task)).one()
-            return apply_annotation(session, self.store, Files(), self.settings, task, payload)
+            return apply_annotation(
+                session, self.store, Files(), self.settings, task, payload, config
+            )
 
     def regions(self) -> dict[str, Region]:
         with self.sessions() as session:
@@ -207,3 +210,115 @@ def test_prompts_are_counted_once_however_often_they_are_repeated() -> None:
     assert count_prompts([[a, b], [a]]) == (2, 1)  # one undone was made all the same
     assert count_prompts([[box]]) == (1, 0)
     assert count_prompts([]) == (0, 0)
+
+
+# --- what was drawn or written for the model ---
+
+HINTS = read_label_config(
+    '<View><Image name="image" value="$image"/>'
+    '<BrushLabels name="mask" toName="image"><Label value="Object"/></BrushLabels>'
+    '<KeyPointLabels name="click" toName="image" smart="true"><Label value="Object"/>'
+    "</KeyPointLabels>"
+    '<BrushLabels name="scribble" toName="image"><Label value="On it" model_hint="positive"/>'
+    '<Label value="Off it" model_hint="negative"/></BrushLabels>'
+    '<PolygonLabels name="outline" toName="image">'
+    '<Label value="Outline" model_hint="positive"/></PolygonLabels>'
+    '<EllipseLabels name="ellipse" toName="image">'
+    '<Label value="Ellipse" model_hint="positive"/></EllipseLabels>'
+    '<BitMaskLabels name="pixels" toName="image">'
+    '<Label value="Pixels" model_hint="negative"/></BitMaskLabels>'
+    '<TextArea name="text" toName="image" smart="true"/></View>'
+)
+
+
+def drawn(name: str, kind: str, label: str, **value: Any) -> dict[str, Any]:
+    return {
+        "id": name,
+        "type": kind,
+        "from_name": name,
+        "original_height": HEIGHT,
+        "original_width": WIDTH,
+        "value": {**value, kind: [label]},
+    }
+
+
+ALL = [[0, 0], [100, 0], [100, 100], [0, 100]]
+WORDS = {"id": "text", "type": "textarea", "from_name": "text", "value": {"text": ["a cup"]}}
+
+
+def scribble(label: str) -> dict[str, Any]:
+    painted = brush("scribble") | {"from_name": "scribble"}
+    return painted | {"value": {**painted["value"], "brushlabels": [label]}}
+
+
+ASKED = [
+    scribble("On it"),
+    scribble("Off it"),
+    drawn("outline", "polygonlabels", "Outline", points=ALL, closed=True),
+    drawn("ellipse", "ellipselabels", "Ellipse", x=50, y=50, radiusX=20, radiusY=20),
+    drawn("pixels", "bitmasklabels", "Pixels", imageDataURL="data:image/png;base64,damaged"),
+    WORDS,
+    WORDS | {"value": {"text": []}},
+]
+
+
+@pytest.mark.parametrize("asked", ASKED, ids=lambda asked: str(asked["id"]))
+def test_hints_and_words_never_become_masks(record: Record, asked: dict[str, Any]) -> None:
+    found, problems = accepted_masks(annotation(asked, brush("a"), asked), HINTS)
+    assert [each.region_id for each in found] == ["a"]
+    assert problems == ()
+    applied = record.apply(annotation(brush("a"), asked), HINTS)
+    assert applied == Applied(changed=True, regions=1, prompts_only=False)
+    assert record.regions().keys() == {"a"}
+    assert record.task().status == "accepted"
+
+
+@pytest.mark.parametrize("asked", ASKED, ids=lambda asked: str(asked["id"]))
+def test_hints_alone_are_prompts_without_a_mask(record: Record, asked: dict[str, Any]) -> None:
+    applied = record.apply(annotation(asked), HINTS)
+    assert applied == Applied(changed=True, regions=0, prompts_only=True)
+    assert record.regions() == {}
+    assert record.task().status == "pool"
+    with record.sessions() as session:
+        assert session.scalars(select(Annotation)).one().prompts_only
+
+
+def test_an_annotation_with_hints_alone_needs_no_image(
+    tmp_path: Path, sessions: sessionmaker[Session]
+) -> None:
+    record = Record(Settings(home=tmp_path), sessions, "nowhere")
+    assert record.apply(annotation(*ASKED), HINTS).prompts_only
+    assert record.task().problem is None
+
+
+def test_the_mask_accepted_after_its_hints_counts(record: Record) -> None:
+    assert record.apply(annotation(scribble("On it"), seconds=1), HINTS).prompts_only
+    both = annotation(scribble("On it"), brush("a"), seconds=2)
+    assert record.apply(both, HINTS) == Applied(True, 1, False)
+    assert record.task().status == "accepted"
+    assert record.apply(annotation(scribble("On it"), seconds=3), HINTS).prompts_only
+    assert record.regions() == {}
+    assert record.task().status == "pool"
+
+
+def test_a_skipped_annotation_with_hints_is_skipped(record: Record) -> None:
+    skipped = annotation(scribble("On it"), was_cancelled=True)
+    assert not record.apply(skipped, HINTS).prompts_only
+    assert record.task().status == "skipped"
+
+
+def test_only_labels_that_are_hints_keep_a_drawing_out() -> None:
+    other = scribble("On it") | {"id": "other", "from_name": "mask"}  # no hint of that tag's
+    stray = scribble("Object")  # nor a label of the hints' tag
+    found, _ = accepted_masks(annotation(other, stray), HINTS)
+    assert [each.region_id for each in found] == ["other", "scribble"]
+
+
+def test_without_a_config_every_mask_counts() -> None:
+    found, _ = accepted_masks(annotation(scribble("On it")))
+    assert [each.label for each in found] == ["On it"]
+
+
+def test_an_empty_annotation_holds_no_prompts(record: Record) -> None:
+    assert record.apply(annotation(), HINTS) == Applied(True, 0, False)
+    assert record.task().status == "accepted"  # an image without objects
