@@ -30,6 +30,8 @@ CONFIG = read_label_config(
     '<Label value="Cat"/><Label value="Dog"/><Label value="Background"/></KeyPointLabels>'
     '<EllipseLabels name="ellipse" toName="image">'
     '<Label value="Ellipse" model_hint="positive"/></EllipseLabels>'
+    '<BrushLabels name="scribble" toName="image">'
+    '<Label value="On" model_hint="positive"/></BrushLabels>'
     '<TextArea name="text" toName="image" smart="true"/></View>'
 )
 
@@ -241,6 +243,30 @@ def test_a_drawing_that_is_asked_for_anew_counts_where_its_region_was_rejected()
     assert stage.marks_of(ON_RIGHT, waited=True) == ["e", "c"]
     stage.kept.append(region(thread.region_id, LEFT))  # accepted after all
     assert stage.marks_of(ON_RIGHT, waited=True) == ["c"]
+
+
+def test_of_a_scribble_only_strokes_that_are_new_count_for_another_region() -> None:
+    scribble = region("s", LEFT, "On", score=None) | {"from_name": "scribble"}
+    strokes = [{"type": "add", "relativePoints": [20, 50, 30, 50], "relativeStrokeWidth": 2}]
+    drawn = scribble | {"value": {"touches": strokes, "brushlabels": ["On"]}}
+    stage = Stage(kept=[drawn])
+    thread, own = cast(Any, stage.find(ON_LEFT))
+    assert [mark.id for mark in own] == ["s/0", "a"]
+    stage.said(thread.region_id, *own)
+    strokes.append({**strokes[0], "relativePoints": [70, 50, 80, 50]})
+    assert stage.marks_of(ON_RIGHT) == ["s/1", "c"]
+
+
+@pytest.mark.xfail(strict=True, reason="submitted strokes are one area, of another id")
+def test_a_scribble_that_was_used_stays_used_when_it_is_submitted() -> None:
+    submitted = region("s", LEFT, "On", score=None) | {"from_name": "scribble"}
+    strokes = [{"type": "add", "relativePoints": [20, 50, 30, 50], "relativeStrokeWidth": 2}]
+    drawn = submitted | {"value": {"touches": strokes, "brushlabels": ["On"]}}
+    stage = Stage(kept=[drawn])
+    thread, own = cast(Any, stage.find(ON_LEFT))
+    stage.said(thread.region_id, *own)
+    stage.kept = [submitted, region(thread.region_id, LEFT)]
+    assert stage.marks_of(ON_RIGHT) == ["c"]
 
 
 def test_a_new_drawing_joins_a_session_that_goes_on() -> None:
