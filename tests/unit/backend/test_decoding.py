@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any, cast
 
 import numpy as np
@@ -54,11 +53,25 @@ def answer(text: str | None) -> Prediction:
     return Prediction(torch.full((2, 2), value), (8, 8), (8, 8), 0.5)
 
 
+def in_a_thread(decode: Callable[..., Prediction], *arguments: Any) -> Future[Prediction]:
+    """Call in a thread that nobody joins: one that is never answered must not keep the others."""
+    asked: Future[Prediction] = Future()
+
+    def run() -> None:
+        try:
+            asked.set_result(decode(*arguments))
+        except Exception as error:
+            asked.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return asked
+
+
 class Crowd:
     """Threads that ask one ``Decoding``."""
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
-        self.decoding, self.pool = Decoding(), pool
+    def __init__(self) -> None:
+        self.decoding = Decoding()
 
     def ask(
         self, model: StandIn, text: str, stale: Callable[[], bool] = lambda: False
@@ -73,18 +86,9 @@ class Crowd:
 
         with self.decoding._list:
             self.decoding._waiting = Noticed(self.decoding._waiting)
-        embedding = cast(Embedding, None)
-        asked = self.pool.submit(
-            self.decoding.decode, cast(SegNext, model), embedding, Prompt(text=text), stale
-        )
+        asked = in_a_thread(self.decoding.decode, model, None, Prompt(text=text), stale)
         assert queued.wait(PATIENCE)
         return asked
-
-
-@contextmanager
-def crowd() -> Iterator[Crowd]:
-    with ThreadPoolExecutor(max_workers=40) as pool:
-        yield Crowd(pool)
 
 
 def value(asked: Future[Prediction]) -> float:
@@ -97,24 +101,24 @@ def wait_for_pass(model: StandIn) -> None:
 
 def test_those_that_wait_go_together_and_each_gets_its_own_answer() -> None:
     model = StandIn()
-    with crowd() as people:
-        first = people.ask(model, "0")
-        wait_for_pass(model)
-        others = [people.ask(model, str(number)) for number in range(1, 6)]
-        model.let.set()
-        assert value(first) == 0
-        assert [value(other) for other in others] == [1, 2, 3, 4, 5]
+    people = Crowd()
+    first = people.ask(model, "0")
+    wait_for_pass(model)
+    others = [people.ask(model, str(number)) for number in range(1, 6)]
+    model.let.set()
+    assert value(first) == 0
+    assert [value(other) for other in others] == [1, 2, 3, 4, 5]
     assert [sorted(map(str, each)) for each in model.passes] == [["0"], ["1", "2", "3", "4", "5"]]
 
 
 def test_one_pass_takes_only_so_many_and_leaves_nobody_behind() -> None:
     model = StandIn()
-    with crowd() as people:
-        asked = [people.ask(model, "0")]
-        wait_for_pass(model)
-        asked += [people.ask(model, str(number)) for number in range(1, 2 * MOST + 2)]
-        model.let.set()
-        assert [value(each) for each in asked] == list(range(2 * MOST + 2))
+    people = Crowd()
+    asked = [people.ask(model, "0")]
+    wait_for_pass(model)
+    asked += [people.ask(model, str(number)) for number in range(1, 2 * MOST + 2)]
+    model.let.set()
+    assert [value(each) for each in asked] == list(range(2 * MOST + 2))
     assert max(map(len, model.passes)) == MOST
     assert sum(map(len, model.passes)) == 2 * MOST + 2  # nothing was decoded twice
     assert people.decoding._waiting == []
@@ -123,44 +127,44 @@ def test_one_pass_takes_only_so_many_and_leaves_nobody_behind() -> None:
 def test_two_models_never_share_a_pass() -> None:
     one, two = StandIn(), StandIn()
     two.let.set()
-    with crowd() as people:
-        asked = [people.ask(one, "0")]
-        wait_for_pass(one)
-        asked += [people.ask((one, two)[number % 2], str(number)) for number in range(1, 7)]
-        one.let.set()
-        assert [value(each) for each in asked] == list(range(7))
+    people = Crowd()
+    asked = [people.ask(one, "0")]
+    wait_for_pass(one)
+    asked += [people.ask((one, two)[number % 2], str(number)) for number in range(1, 7)]
+    one.let.set()
+    assert [value(each) for each in asked] == list(range(7))
     for model, parity in ((one, 0), (two, 1)):
         assert all(int(str(text)) % 2 == parity for each in model.passes for text in each)
 
 
 def test_one_bad_prompt_fails_alone() -> None:
     model = StandIn()
-    with crowd() as people:
-        first = people.ask(model, "0")
-        wait_for_pass(model)
-        good, bad, also_good = (people.ask(model, text) for text in ("1", "bad", "2"))
-        model.let.set()
-        assert [value(each) for each in (first, good, also_good)] == [0, 1, 2]
-        with pytest.raises(PromptError, match="is bad"):
-            bad.result(timeout=PATIENCE)
-        assert value(people.ask(model, "3")) == 3  # and the next is answered as ever
+    people = Crowd()
+    first = people.ask(model, "0")
+    wait_for_pass(model)
+    good, bad, also_good = (people.ask(model, text) for text in ("1", "bad", "2"))
+    model.let.set()
+    assert [value(each) for each in (first, good, also_good)] == [0, 1, 2]
+    with pytest.raises(PromptError, match="is bad"):
+        bad.result(timeout=PATIENCE)
+    assert value(people.ask(model, "3")) == 3  # and the next is answered as ever
 
 
 def test_what_nobody_waits_for_any_more_is_not_decoded() -> None:
     model = StandIn()
     gone = threading.Event()
-    with crowd() as people:
-        first = people.ask(model, "0", gone.is_set)
-        wait_for_pass(model)
-        old, older = people.ask(model, "1", gone.is_set), people.ask(model, "2", gone.is_set)
-        new = people.ask(model, "3")
-        gone.set()  # while they wait
-        model.let.set()
-        assert value(first) == 0  # its turn had come before
-        assert value(new) == 3
-        for each in (old, older):
-            with pytest.raises(SupersededError, match="newer click"):
-                each.result(timeout=PATIENCE)
+    people = Crowd()
+    first = people.ask(model, "0", gone.is_set)
+    wait_for_pass(model)
+    old, older = people.ask(model, "1", gone.is_set), people.ask(model, "2", gone.is_set)
+    new = people.ask(model, "3")
+    gone.set()  # while they wait
+    model.let.set()
+    assert value(first) == 0  # its turn had come before
+    assert value(new) == 3
+    for each in (old, older):
+        with pytest.raises(SupersededError, match="newer click"):
+            each.result(timeout=PATIENCE)
     assert model.passes == [["0"], ["3"]]
 
 
@@ -179,15 +183,14 @@ def test_many_threads_at_random_all_get_their_own_answer() -> None:
     model.let.set()
     decoding = Decoding()
 
-    def ask(number: int) -> float:
+    def ask(number: int) -> Prediction:
         time.sleep(number % 7 / 1000)
-        found = decoding.decode(
+        return decoding.decode(
             cast(SegNext, model), cast(Embedding, None), Prompt(text=str(number))
         )
-        return float(found.logits[0, 0])
 
-    with ThreadPoolExecutor(max_workers=20) as pool:
-        assert list(pool.map(ask, range(200))) == list(range(200))
+    asked = [in_a_thread(ask, number) for number in range(200)]
+    assert [value(each) for each in asked] == list(range(200))
     assert sum(map(len, model.passes)) == 200
 
 
@@ -204,18 +207,15 @@ def test_the_shipped_network_says_the_same_to_one_and_to_many() -> None:
         (tall_embedding, Prompt(clicks=(Click(50, 32), Click(5, 5, positive=False)))),
         (wide_embedding, Prompt(scribbles=(Scribble(((30, 40), (32, 60)), 4.0),))),
     ]
-    held = Held(model)
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        decoding = Decoding()
-        ask = cast(SegNext, held)
-        first = pool.submit(decoding.decode, ask, *questions[0])
-        assert held.entered.wait(PATIENCE)
-        asked = [pool.submit(decoding.decode, ask, *question) for question in questions]
-        until = time.monotonic() + PATIENCE
-        while len(decoding._waiting) < len(questions) and time.monotonic() < until:
-            time.sleep(0.005)
-        held.let.set()
-        together = [each.result(timeout=60) for each in (first, *asked)]
+    held, decoding = Held(model), Decoding()
+    first = in_a_thread(decoding.decode, held, *questions[0])
+    assert held.entered.wait(PATIENCE)
+    asked = [in_a_thread(decoding.decode, held, *question) for question in questions]
+    until = time.monotonic() + PATIENCE
+    while len(decoding._waiting) < len(questions) and time.monotonic() < until:
+        time.sleep(0.005)
+    held.let.set()
+    together = [each.result(timeout=60) for each in (first, *asked)]
     assert held.sizes == [1, len(questions)]
     for found, question in zip(together, [questions[0], *questions], strict=True):
         alone = model.decode(*question)
