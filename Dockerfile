@@ -16,6 +16,6 @@ RUN pip install --no-cache-dir ${PIP_ARGS} -c constraints.txt .
 WORKDIR /state
 RUN rm -rf /app && useradd --system --home-dir /state maskloop && chown maskloop /state
 USER maskloop
-ENV MASKLOOP_HOME=/state HOME=/state PYTHONUNBUFFERED=1
+ENV MASKLOOP_HOME=/state HOME=/state PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=passive
 VOLUME /state
 CMD ["maskloop", "--help"]

@@ -25,6 +25,7 @@ from backend.answer import answer
 from backend.auth import BasicAuth
 from backend.errors import answer_errors
 from backend.metrics import Metrics
+from backend.notice import standing
 from backend.reply import to_json
 from backend.services import Services, open_services
 from backend.webhook import keep_event, send_event
@@ -71,6 +72,14 @@ def _open_routes(let_in: BasicAuth) -> APIRouter:
     async def health() -> dict[str, str]:
         """That the process answers. Touches nothing, so that no click can delay it."""
         return {"status": "UP", "model_class": "SegNext"}
+
+    @router.get("/notice")
+    async def notice(request: Request, project: int = 0) -> JSONResponse:
+        """A line for the labelling page, asked for by the page itself and so without a password.
+        It says whether the model answers and how many images wait, and nothing else."""
+        text = await to_thread.run_sync(standing, _services(request), project)
+        headers = {"Access-Control-Allow-Origin": "*", "Cache-Control": "no-store"}
+        return JSONResponse({"text": text}, headers=headers)
 
     @router.get("/")
     async def front(request: Request) -> Response:

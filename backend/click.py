@@ -2,37 +2,54 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from backend.context import Gesture, Question
-from backend.decoding import SupersededError
 from backend.drafts import wait_for_draft
 from backend.marks import Mark
 from backend.meaning import find_thread
+from backend.network import SupersededError
+from backend.notice import (
+    FOREIGN,
+    NO_DRAWING,
+    NOT_SAVED,
+    NOTHING_FOUND,
+    SMOOTHED,
+    notice_region,
+    sentence,
+)
 from backend.reply import Sent, shape_reply
-from backend.scene import Scene, drawn, set_scene
+from backend.scene import Scene, set_scene
 from backend.services import Services
 from backend.session import Probability, Reply, Thread, exact, previous
+from model.errors import MaskloopError
 from model.prediction import Prediction
+from model.text import WORDLESS
 from pipeline.label_config import LabelConfig, read_label_config
 from pipeline.masks import probability_from_png, probability_to_png
 from pipeline.tables import Interaction
 
+log = logging.getLogger(__name__)
+
 
 def answer_click(services: Services, question: Question) -> dict[str, Any]:
-    """One prediction with at most one region, logged before it is returned.
+    """One prediction with at most one region, logged before it is returned, and a notice.
 
     Of a request that a newer click of the same annotator has taken the place of, the rest is not
     done and the prediction is empty: Label Studio's page would drop it.
 
-    Raises:
-        LabelConfigError: the project's labelling config lacks what masks need.
+    Raises, where the labelling config has no place to say it in:
         UnknownRecordError, ImageSourceError, ImageError: the task has no image to be had.
         PromptError: the clicks mean nothing.
+
+    Raises:
+        LabelConfigError: the project's labelling config lacks what masks need.
     """
     began = time.perf_counter()
     gesture = question.gesture
@@ -42,10 +59,20 @@ def answer_click(services: Services, question: Question) -> dict[str, Any]:
     view = question.tasks[0]
     stale = services.latest.enter((question.project_id, view.id, gesture.marks[0].id))
     try:
-        return _answer(services, question, gesture, config, stale, began)
+        prediction, notice = _answer(services, question, gesture, config, stale, began)
     except SupersededError:
         services.metrics.superseded.inc()
         return {"result": []}
+    except Exception as error:
+        if config.notice_tag is None:
+            raise
+        kind = type(error).__name__
+        services.metrics.errors.labels(route="/predict", kind=kind).inc()
+        ours = isinstance(error, MaskloopError)
+        log.warning("A click got a notice: %s", error, exc_info=None if ours else error)
+        prediction, notice = {"result": []}, sentence(error)
+    prediction["result"] = [*prediction["result"], *notice_region(config, notice)]
+    return prediction
 
 
 def _answer(
@@ -55,44 +82,56 @@ def _answer(
     config: LabelConfig,
     stale: Callable[[], bool],
     began: float,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], str]:
+    """The prediction, and what to tell the annotator."""
     view, waited = question.tasks[0], False
-    if _waits(gesture, config):
+    waits = _waits(gesture, config)
+    if waits:
         saved = wait_for_draft(services, view, gesture.marks[-1].id, stale)
         view, waited = saved or view, saved is not None
     if stale():
         raise SupersededError
     scene = set_scene(services, question, view, config, stale)
-    marks = tuple(mark.on_image(scene.image.height, scene.image.width) for mark in gesture.marks)
+    height, width = scene.image.height, scene.image.width
+    group = gesture.label if gesture.label in config.waiting_labels else None
+    marks = tuple(
+        replace(mark.on_image(height, width), group=group or "") for mark in gesture.marks
+    )
     if not scene.knows_words and all(mark.kind == "text" for mark in marks):
-        return {"result": []}
+        return {"result": []}, WORDLESS
     found = find_thread(scene, gesture, marks, waited)
     if found is None:
-        return {"result": []}
+        return {"result": []}, FOREIGN
     thread, own = found
+    notice = ""
+    if waits and not any(mark.kind in ("polygon", "scribble") for mark in own):
+        notice = NO_DRAWING if waited else NOT_SAVED
     repeated = exact(scene.log, thread, own, scene.version.id)
     if repeated is not None:
-        return _send_again(scene, repeated, gesture.rotation)
+        return _send_again(scene, repeated, gesture.rotation), notice
     marks = (*thread.carried, *own)
     before = previous(scene.log, marks)
     prediction = scene.decode(marks, _previous_mask(scene, thread, before))
     sent = shape_reply(prediction.mask(), marks, services.settings.backend.max_reply_bytes)
     _count(services, own, sent)
     _log(scene, thread, own, prediction, sent, time.perf_counter() - began)
-    return _prediction(scene, thread, sent.rle, sent.empty, prediction.score, gesture.rotation)
+    if sent.empty or sent.smoothed:
+        notice = NOTHING_FOUND if sent.empty else SMOOTHED
+    answer = _prediction(scene, thread, sent.rle, sent.empty, prediction.score, gesture.rotation)
+    return answer, notice
 
 
 def _waits(gesture: Gesture, config: LabelConfig) -> bool:
     """Whether what was drawn may only come with the next draft, and is asked for."""
     in_words = bool(config.hints) and gesture.tag == config.text_tag
-    return gesture.tag in config.waiting_tags or in_words
+    return gesture.label in config.waiting_labels or in_words
 
 
 def _previous_mask(scene: Scene, thread: Thread, before: Reply | None) -> Probability | None:
     if before is not None:
         return scene.probability(before)
     region = scene.view.kept.get(thread.region_id)  # one that the log does not have
-    shown = None if region is None else drawn(region)
+    shown = None if region is None else scene.services.drawings.mask(region)
     return None if shown is None else shown.astype(np.float32)
 
 

@@ -152,8 +152,8 @@ def _gesture(result: list[Any]) -> Gesture | None:
         if kind == "textarea":
             marks.append(Mark(_id(entry), "text", True, text=words_of(entry)))
         else:
-            marks.append(_click(entry, value) if kind == "keypointlabels" else _box(entry, value))
             label = _label(value, kind) or label
+            marks.append(_click(entry, value) if kind == "keypointlabels" else _box(entry, value))
         turned = entry.get("image_rotation")
         rotation = turned if isinstance(turned, int) else 0
         tag = str(entry.get("from_name"))
@@ -176,13 +176,13 @@ def words_of(region: Region) -> str:
 
 
 def _click(entry: Region, value: Mapping[str, Any]) -> Mark:
-    x, y = _percent(value, "x"), _percent(value, "y")
+    x, y = percent(value, "x"), percent(value, "y")
     return Mark(_id(entry), "click", entry.get("is_positive") is not False, x, y)
 
 
 def _box(entry: Region, value: Mapping[str, Any]) -> Mark:
-    x, y = _percent(value, "x"), _percent(value, "y")
-    x2, y2 = x + _percent(value, "width"), y + _percent(value, "height")
+    x, y = percent(value, "x"), percent(value, "y")
+    x2, y2 = x + percent(value, "width"), y + percent(value, "height")
     return Mark(_id(entry), "box", True, x, y, x2, y2, number(value.get("rotation") or 0))
 
 
@@ -201,8 +201,13 @@ def _label(value: Mapping[str, Any], kind: str) -> str | None:
     return None
 
 
-def _percent(value: Mapping[str, Any], name: str) -> float:
-    return min(max(number(value.get(name)), -1000.0), 1000.0)
+def percent(value: Mapping[str, Any], name: str, default: Any = None) -> float:
+    """A number of percent, as far outside the image as any drawing goes."""
+    return bounded(value.get(name, default))
+
+
+def bounded(value: Any) -> float:
+    return min(max(number(value), -1000.0), 1000.0)
 
 
 def number(value: Any) -> float:

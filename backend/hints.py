@@ -13,9 +13,19 @@ from typing import Any
 import cv2
 import numpy as np
 
-from backend.context import MAX_NAME, Region, TaskView, is_storable, number, words_of
+from backend.context import (
+    MAX_NAME,
+    Region,
+    TaskView,
+    bounded,
+    is_storable,
+    number,
+    percent,
+    words_of,
+)
 from backend.marks import Mark, Place
 from model.errors import MaskloopError, PromptError
+from model.prompts import MAX_POINTS
 from pipeline.label_config import LabelConfig
 from pipeline.masks import Mask
 from pipeline.outlines import outline
@@ -27,6 +37,7 @@ MOST_HINTS = 100  # of a task, the newest
 MOST_POINTS = 2000  # of one stroke or outline
 CANVAS = 1024  # longest side that strokes with erased parts are painted at
 ELLIPSE_CORNERS = 48
+BROADEST = 10_000  # pixels of a stroke; cv2 draws no line of 32768
 
 
 def read_hints(view: TaskView, config: LabelConfig, height: int, width: int) -> list[Mark]:
@@ -47,7 +58,12 @@ def read_hints(view: TaskView, config: LabelConfig, height: int, width: int) -> 
                 found.append(Mark(name, "text", True, text=words_of(region)))
         except MaskloopError as error:
             log.info("A hint was left out: %s", error)
-    return found[-MOST_HINTS:]
+    kept, points = [], 0
+    for mark in reversed(found[-MOST_HINTS:]):
+        points += len(mark.points)
+        if points <= MAX_POINTS // 2:
+            kept.append(mark)
+    return kept[::-1]
 
 
 def strokes_mask(region: Region) -> Mask | None:
@@ -65,7 +81,7 @@ def strokes_mask(region: Region) -> Mask | None:
     canvas = np.zeros(shape, np.uint8)
     for points, thickness, adds in _strokes(touches, *shape):
         path = np.rint(np.array(points) * 16).astype(np.int32)
-        line = max(round(thickness), 1)
+        line = max(round(min(thickness, BROADEST)), 1)
         cv2.polylines(canvas, [path], False, int(adds), line, cv2.LINE_8, shift=4)
     return canvas.astype(np.bool_)
 
@@ -76,17 +92,18 @@ def _marks(name: str, region: Region, positive: bool, height: int, width: int) -
         return
     kind = str(region.get("type", "")).removesuffix("labels")
     if kind == "keypoint":
-        x, y = number(value.get("x")), number(value.get("y"))
+        x, y = percent(value, "x"), percent(value, "y")
         yield Mark(name, "click", positive, x, y).on_image(height, width)
     elif kind == "ellipse":
         yield _area(name, positive, _ellipse(value, height, width))
     elif kind == "rectangle":
-        x, y = number(value.get("x")), number(value.get("y"))
-        x2, y2 = x + number(value.get("width")), y + number(value.get("height"))
+        x, y = percent(value, "x"), percent(value, "y")
+        x2, y2 = x + percent(value, "width"), y + percent(value, "height")
         box = Mark(name, "box", True, x, y, x2, y2, number(value.get("rotation") or 0))
-        box = box.on_image(height, width)
-        corners = [(box.x, box.y), (box.x2, box.y), (box.x2, box.y2), (box.x, box.y2)]
-        yield box if positive else _area(name, False, corners)
+        if positive:
+            yield box.on_image(height, width)
+        else:
+            yield _area(name, False, box.corners(height, width))
     elif kind == "polygon":
         points = _places(value.get("points"), height, width)
         if points:
@@ -127,8 +144,8 @@ def _area(name: str, positive: bool, corners: list[Any]) -> Mark:
 
 
 def _ellipse(value: Mapping[str, Any], height: int, width: int) -> list[Place]:
-    x, y = number(value.get("x")) / 100 * width, number(value.get("y")) / 100 * height
-    across, down = number(value.get("radiusX")) / 100, number(value.get("radiusY")) / 100
+    x, y = percent(value, "x") / 100 * width, percent(value, "y") / 100 * height
+    across, down = percent(value, "radiusX") / 100, percent(value, "radiusY") / 100
     turn = math.radians(number(value.get("rotation") or 0))
     cosine, sine = math.cos(turn), math.sin(turn)
     corners = []
@@ -150,7 +167,7 @@ def _strokes(
         if not isinstance(flat, list) or len(flat) < 2:
             continue
         pairs = [flat[k : k + 2] for k in range(0, len(flat) - 1, 2)]
-        thickness = number(touch.get("relativeStrokeWidth", 1)) / 100 * width
+        thickness = percent(touch, "relativeStrokeWidth", 1) / 100 * width
         points = tuple(_places(pairs, height, width))
         yield points, round(max(thickness, 1.0), 2), touch.get("type") != "eraser"
 
@@ -161,8 +178,8 @@ def _places(value: Any, height: int, width: int) -> list[Place]:
         isinstance(pair, list) and len(pair) == 2 for pair in value
     ):
         raise PromptError("A drawing has a point that is no pair of numbers; draw it again.")
-    step = len(value) // MOST_POINTS + 1
+    step = -(-len(value) // MOST_POINTS)
     return [
-        (round(number(x) / 100 * width, 2), round(number(y) / 100 * height, 2))
-        for x, y in value[::step]
+        (round(bounded(x) / 100 * width, 2), round(bounded(y) / 100 * height, 2))
+        for x, y in value[:: step or 1]
     ]

@@ -28,6 +28,8 @@ class Mark:
         points: (x, y) of an outline's corners, or along a stroke; in pixels.
         width: of a stroke, in pixels; None: as wide as a click.
         text: words.
+        group: of clicks, those that Label Studio sends together: its label, where masks have none
+            such.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Mark:
     points: tuple[Place, ...] = ()
     width: float | None = None
     text: str | None = None
+    group: str = ""
 
     def on_image(self, height: int, width: int) -> Mark:
         """The same click or box in pixels of an image; a turned box becomes the upright one around
@@ -48,12 +51,7 @@ class Mark:
         if self.x2 is None or self.y2 is None:
             x, y = self.x / 100 * width, self.y / 100 * height
             return replace(self, x=_clip(x, width), y=_clip(y, height))
-        angle = math.radians(self.turn)
-        left, top = self.x / 100 * width, self.y / 100 * height
-        wide, high = (self.x2 - self.x) / 100 * width, (self.y2 - self.y) / 100 * height
-        corners = [(0.0, 0.0), (wide, 0.0), (0.0, high), (wide, high)]
-        xs = [left + a * math.cos(angle) - b * math.sin(angle) for a, b in corners]
-        ys = [top + a * math.sin(angle) + b * math.cos(angle) for a, b in corners]
+        xs, ys = zip(*self.corners(height, width), strict=True)
         return replace(
             self,
             x=_clip(min(xs), width),
@@ -63,16 +61,32 @@ class Mark:
             turn=0.0,
         )
 
+    def corners(self, height: int, width: int) -> list[Place]:
+        """The four corners of a box that is still in percent, in pixels, clockwise."""
+        angle = math.radians(self.turn)
+        left, top = self.x / 100 * width, self.y / 100 * height
+        wide = ((self.x2 or 0.0) - self.x) / 100 * width
+        high = ((self.y2 or 0.0) - self.y) / 100 * height
+        return [
+            (
+                left + a * math.cos(angle) - b * math.sin(angle),
+                top + a * math.sin(angle) + b * math.cos(angle),
+            )
+            for a, b in ((0.0, 0.0), (wide, 0.0), (wide, high), (0.0, high))
+        ]
+
     def to_json(self, *, carried: bool = False) -> dict[str, Any]:
         """The entry of ``Interaction.prompts``; ``carried``: accepted before this session."""
         entry = {key: value for key, value in asdict(self).items() if value not in (None, ())}
         del entry["turn"]
+        if not self.group:
+            del entry["group"]
         return entry | {"carried": True} if carried else entry
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Mark:
         """Back from an entry of ``Interaction.prompts``."""
-        names = ("id", "kind", "positive", "x", "y", "x2", "y2", "width", "text")
+        names = ("id", "kind", "positive", "x", "y", "x2", "y2", "width", "text", "group")
         points = tuple((x, y) for x, y in entry.get("points", ()))
         return cls(**{name: entry[name] for name in names if name in entry}, points=points)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from backend.context import Gesture
 from backend.hints import read_hints
 from backend.marks import Mark, covers
-from backend.scene import Scene, drawn
+from backend.scene import Scene
 from backend.session import (
     DRAFT_DELAY,
     Reply,
@@ -25,6 +25,7 @@ from pipeline.masks import resized
 from pipeline.regions import label_of
 from pipeline.tables import now
 
+DRAWN = ("polygon", "scribble")  # kinds that are in the draft
 MOST_REGIONS = 30  # of a task that a lone click is compared with
 
 
@@ -63,14 +64,18 @@ def _carried(log: Sequence[Reply], known: Reply, marks: tuple[Mark, ...]) -> tup
     """What was said of a region besides the marks of this request: what was accepted before its
     session, and marks of the kinds that Label Studio does not send together with these."""
     newest = next(reply for reply in log if reply.region_id == known.region_id)
-    sent = {mark.kind for mark in marks} | {"polygon", "scribble"}  # drawings are in the draft
-    others = (mark for mark in (*newest.carried, *newest.own) if mark.kind not in sent)
+    sent = {(mark.kind, mark.group) for mark in marks}
+    others = (
+        mark
+        for mark in (*newest.carried, *newest.own)
+        if (mark.kind, mark.group) not in sent and mark.kind not in DRAWN
+    )
     return (*known.carried, *(mark for mark in others if mark not in known.carried))
 
 
 def _label(scene: Scene, gesture: Gesture, marks: tuple[Mark, ...]) -> str:
-    """What the region is to be called: words come without a label."""
-    if gesture.label is not None:
+    """What the region is to be called: words, and clicks that ask for a drawing, do not say."""
+    if gesture.label is not None and gesture.label not in scene.config.waiting_labels:
         return gesture.label
     known = same_session(scene.log, marks)
     if known is not None:
@@ -96,12 +101,19 @@ def _hints(
     for reply in scene.log:
         for mark in (*reply.own, *reply.carried):
             used.setdefault(mark.id, set()).add(reply.region_id)
+            used.setdefault(_drawing(mark), set()).add(reply.region_id)
     for hint in read_hints(scene.view, scene.config, scene.image.height, scene.image.width):
         owners = used.get(hint.id, set())
         if waited:
             owners = {owner for owner in owners if owner in scene.view.kept}
         if hint.id not in asked and (not owners or region_id in owners):
             yield hint
+
+
+def _drawing(mark: Mark) -> str:
+    """The region that a mark was drawn as: of a brush, each stroke is a mark until it is submitted,
+    then all of it is one."""
+    return mark.id.partition("/")[0]
 
 
 def _region_meant(
@@ -130,9 +142,17 @@ def _region_meant(
     for candidate in candidates:
         known = resized(candidate.mask, fresh.shape)
         under = covers(known, marks[-1], *size)
-        if (candidate.by_hand and under) or same_object(fresh, known, under=under):
+        meant = candidate.by_hand and _is_around(known, marks[-1], *size)
+        if meant or same_object(fresh, known, under=under):
             return candidate.thread if candidate.kept else replace(candidate.thread, carried=())
     return own
+
+
+def _is_around(mask: NDArray[np.bool_], mark: Mark, height: int, width: int) -> bool:
+    """Whether a mark lies within the extent of a mask: on it, or inside a ring that was painted."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    row, column = mark.y / height * mask.shape[0], mark.x / width * mask.shape[1]
+    return bool(rows[0] <= row <= rows[-1] + 1 and columns[0] <= column <= columns[-1] + 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,7 +192,7 @@ def _candidates(scene: Scene, label: str, *, by_hand: bool) -> list[Candidate]:
         scored = "score" in region
         ours = region.get("from_name") == scene.config.output_tag and (scored or by_hand)
         if ours and region_id not in known and label_of(region) == label:
-            shown = drawn(region)
+            shown = scene.services.drawings.mask(region)
             if shown is not None and shown.any():
                 thread = Thread(region_id, label)
                 kept.append(Candidate(thread, shown, True, by_hand=not scored))

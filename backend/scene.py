@@ -10,22 +10,21 @@ from typing import Any
 import numpy as np
 
 from backend.context import Question, TaskView
-from backend.decoding import SupersededError
-from backend.hints import strokes_mask
 from backend.marks import Mark, prompt_of
+from backend.network import SupersededError
 from backend.services import Services
 from backend.session import Probability, Reply, Thread, replies
 from model import second_look
 from model.embedding import Embedding
-from model.errors import ImageError, MaskloopError
-from model.prediction import CANVAS, Prediction, Window
+from model.errors import ImageError
+from model.prediction import Prediction, Window
 from model.prompts import Prompt
 from model.segnext import SegNext
 from pipeline.catalog import task_image, task_row
 from pipeline.errors import EmbeddingStoreError
 from pipeline.label_config import LabelConfig
-from pipeline.masks import Mask, probability_from_png, resized
-from pipeline.regions import mask_of, output_region, same_drawing
+from pipeline.masks import probability_from_png
+from pipeline.regions import output_region, same_drawing
 from pipeline.tables import Image, Interaction, ModelVersion, Task
 
 log = logging.getLogger(__name__)
@@ -86,7 +85,7 @@ class Scene:
             return self._decode(self.embedding, prompt)
 
     def _decode(self, embedding: Embedding, prompt: Prompt) -> Prediction:
-        return self.services.decoding.decode(self.model, embedding, prompt, self.stale)
+        return self.services.network.decode(self.model, embedding, prompt, self.stale)
 
     def _look_at(self, window: Window) -> Embedding:
         if self.stale():
@@ -100,7 +99,7 @@ class Scene:
             row = database.get_one(Interaction, reply.id)
         kept = self.view.kept.get(reply.region_id)
         if kept is not None and not same_drawing(kept, self.region(reply, row.rle)):
-            edited = drawn(kept)
+            edited = self.services.drawings.mask(kept)
             if edited is not None:
                 return edited.astype(np.float32)
         return probability_from_png(row.probability)
@@ -159,18 +158,3 @@ def set_scene(
         log=log,
         stale=stale,
     )
-
-
-def drawn(region: Any) -> Mask | None:
-    """What a region that the page shows draws, as fine as a previous mask need be: at most
-    ``CANVAS`` pixels a side. None when it is no readable mask."""
-    try:
-        mask = mask_of(region)
-        if mask is None:
-            mask = strokes_mask(region)
-    except MaskloopError:  # somebody else's damage must not cost this click its answer
-        return None
-    if mask is None:
-        return None
-    shrink = min(1.0, CANVAS / max(mask.shape))
-    return resized(mask, tuple(max(round(side * shrink), 1) for side in mask.shape))

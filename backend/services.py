@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from backend.decoding import Decoding
+from backend.drawings import Drawings
 from backend.latest import Latest
 from backend.metrics import Metrics
+from backend.network import Network
 from backend.warming import Parts, Warming
 from pipeline.database import make_sessions, upgrade
 from pipeline.embeddings import Embeddings
@@ -40,9 +41,10 @@ class Services:
     queue: Enqueuer
     metrics: Metrics
     label_studio: LabelStudio | None  # None: no token to call it with
-    decoding: Decoding
+    network: Network
     latest: Latest
     warming: Warming
+    drawings: Drawings
 
 
 @contextmanager
@@ -66,7 +68,9 @@ def open_services(settings: Settings, metrics: Metrics) -> Iterator[Services]:
         client = _label_studio(settings, stack)
         auth = _no_auth if client is None else client.auth_header
         source = stack.enter_context(ImageSource(settings, auth))
-        embeddings = Embeddings(sessions, store, settings)
+        network = Network()
+        stack.callback(network.close)
+        embeddings = Embeddings(sessions, store, settings, network.encode)
         serving = ServingModel(sessions, store, settings, compiled=settings.model.compile)
         warming = Warming(Parts(settings, sessions, store, source, embeddings, serving))
         services = Services(
@@ -79,9 +83,10 @@ def open_services(settings: Settings, metrics: Metrics) -> Iterator[Services]:
             queue=queue,
             metrics=metrics,
             label_studio=client,
-            decoding=Decoding(),
+            network=network,
             latest=Latest(),
             warming=warming,
+            drawings=Drawings(),
         )
         stack.callback(warming.close)  # before what it works with
         version, _ = services.serving.current()

@@ -54,6 +54,7 @@ def running_backend(home: Path) -> Iterator[str]:
         "MASKLOOP_MODEL__THREADS": str(THREADS),
         "MASKLOOP_MODEL__DEVICE": "cpu",
         "MASKLOOP_LOG_LEVEL": "WARNING",
+        "OMP_WAIT_POLICY": "passive",  # as `maskloop up` and the container have it
     }
     command = [sys.executable, "-m", "uvicorn", "--factory", "backend.app:create_app"]
     command += ["--port", str(port), "--log-level", "warning"]

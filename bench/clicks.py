@@ -8,8 +8,8 @@ cores. A visit's object is a new one, so windows for second looks are encoded in
 are for people; the backend's memory may grow until its caches of pictures and embeddings are full
 (``images.cache_mb``, ``model.cache_mb``), and no further. Every answer is then held against the one
 that the model gives to the same clicks alone, in this process: a mask that fits it by an IoU below
-0.9 is counted as wrong. Where other programs use the same cores, torch's threads lose most of their
-time waiting for each other unless OMP_WAIT_POLICY=passive is set.
+0.9 is counted as wrong. The backend has OMP_WAIT_POLICY=passive, as `maskloop up` gives it; set it
+for this process too, lest torch's threads lose most of their time waiting for each other.
 
 Beside it the same clicks with the encoder run at each, as Label Studio's own SAM 2 example does:
 the picture's file read, decoded and encoded, the click answered, in this process, without HTTP, SQL

@@ -22,7 +22,7 @@ from model.prediction import Prediction
 from model.prompts import Prompt
 from model.rasterise import prompt_map
 from model.resample import bilinear
-from model.text import TextBranch
+from model.text import WORDLESS, TextBranch
 from model.vit import ViTEncoder
 
 # Sides of the small network's input divide by this: its coarsest map is at stride 32.
@@ -189,10 +189,7 @@ class SegNext(nn.Module):
         if not any(texts):
             return None
         if self.text_branch is None:
-            raise PromptError(
-                "The serving model knows no words; click the object, or train a text branch with "
-                "`maskloop train text`."
-            )
+            raise PromptError(WORDLESS)
         return self.text_branch.vectors(texts)
 
     def decoder_parameters(self) -> list[nn.Parameter]:

@@ -18,6 +18,10 @@ from model.config import SegNextConfig
 from model.errors import CheckpointError
 from model.text_tower import PretrainedTower, SmallTower, pretrained_tower
 
+WORDLESS = (
+    "The serving model knows no words; click the object, or train a text branch with "
+    "`maskloop train text`."
+)
 PROBE = "thing"  # its vector tells one tower's weights from another's
 GAIN = 16  # prompts reach the fused sum with numbers far from 0, which small steps would not reach
 

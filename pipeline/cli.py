@@ -52,6 +52,15 @@ class FirstPrompt(StrEnum):
     ALL = "all"
 
 
+class MaskKind(StrEnum):
+    """Kinds of regions that masks may be; those of ``pipeline.label_template``."""
+
+    BRUSH = "brush"
+    POLYGON = "polygon"
+    VECTOR = "vector"
+    BITMASK = "bitmask"
+
+
 def main() -> None:
     """Entry point: every error of ours is one sentence on stderr and exit code 1."""
     console.log_to_stderr()
@@ -235,12 +244,36 @@ def mirror(background: Background = False, as_json: Json = False) -> None:
 
 
 @app.command()
-def connect(project: Project = None, as_json: Json = False) -> None:
+def connect(
+    project: Project = None,
+    template: Annotated[
+        bool, typer.Option("--template", help="Replace the labelling config by maskloop's own.")
+    ] = False,
+    label: Annotated[
+        list[str] | None, typer.Option(help="With --template: a label; again for each.")
+    ] = None,
+    output: Annotated[
+        MaskKind, typer.Option(help="With --template: what the masks are.")
+    ] = MaskKind.BRUSH,
+    text: Annotated[
+        bool, typer.Option("--text", help="With --template: a box to name the object in words.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Attach the backend and its webhooks to a Label Studio project, or repair them."""
+    from pipeline.connect import Template
     from pipeline.connect import connect as attach
 
+    wanted = Template(tuple(label or ()), output.value, text)
+    if wanted != Template() and not template:
+        raise typer.BadParameter("--label, --output and --text go with --template.")
     runtime = _runtime()
-    report = attach(runtime.label_studio, runtime.settings, runtime.project(project))
+    report = attach(
+        runtime.label_studio,
+        runtime.settings,
+        runtime.project(project),
+        wanted if template else None,
+    )
     if as_json:
         console.print_json(asdict(report))
         return

@@ -7,14 +7,16 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import LabelStudioError
-from pipeline.label_config import LabelConfig, read_label_config
+from pipeline.errors import LabelConfigError, LabelStudioError
+from pipeline.label_config import LabelConfig, labels_in, read_label_config
 from pipeline.label_studio import Json, LabelStudio
+from pipeline.label_template import Output, write_label_config
 from pipeline.settings import BackendSettings, Settings
 
 log = logging.getLogger(__name__)
 
 TITLE = "maskloop"
+LABELS = ("Object", "Other")  # of a project that has none
 CONNECTED = "CO"
 # What pipeline.events works on; the backend keeps these and lets the others go.
 WEBHOOK_ACTIONS = (
@@ -41,8 +43,22 @@ class ConnectReport:
     advice: tuple[str, ...]  # what works but could work better
 
 
-def connect(client: LabelStudio, settings: Settings, project_id: int) -> ConnectReport:
+@dataclass(frozen=True)
+class Template:
+    """A labelling config to write. Without ``labels`` it keeps those the project has."""
+
+    labels: tuple[str, ...] = ()
+    output: Output = "brush"
+    text: bool = False
+
+
+def connect(
+    client: LabelStudio, settings: Settings, project_id: int, template: Template | None = None
+) -> ConnectReport:
     """Attach the backend and its webhook to a project; do it again to repair either.
+
+    Args:
+        template: replaces the project's labelling config.
 
     Raises:
         LabelConfigError: the project's labelling config lacks what maskloop needs.
@@ -55,8 +71,16 @@ def connect(client: LabelStudio, settings: Settings, project_id: int) -> Connect
             f"Label Studio at {client.url} has no project {project_id}; "
             "look the number up in the address of its page."
         )
-    config = read_label_config(project["label_config"])
     changed: list[str] = []
+    if template is not None:
+        project = _write_config(client, settings, project, template, changed)
+    try:
+        config = read_label_config(project["label_config"])
+    except LabelConfigError as error:
+        raise LabelConfigError(
+            f"{error} Or have `maskloop connect --project {project_id} --template` write a "
+            "labelling config that has all it takes."
+        ) from None
     backend = _attach_backend(client, settings.backend, project_id, changed)
     webhook = _attach_webhook(client, settings.backend, project_id, changed)
     for change in changed:
@@ -71,6 +95,22 @@ def connect(client: LabelStudio, settings: Settings, project_id: int) -> Connect
         changed=tuple(changed),
         advice=_advice(project["label_config"], config),
     )
+
+
+def _write_config(
+    client: LabelStudio,
+    settings: Settings,
+    project: Json,
+    template: Template,
+    changed: list[str],
+) -> Json:
+    labels = template.labels or labels_in(str(project["label_config"])) or LABELS
+    live = f"{settings.browser_url}/notice?project={project['id']}" if settings.browser_url else ""
+    xml = write_label_config(labels, template.output, text=template.text, live=live)
+    if xml == project["label_config"]:
+        return project
+    changed.append(f"wrote a labelling config for masks of {', '.join(labels)}")
+    return client.update_project(int(project["id"]), label_config=xml)
 
 
 def basic_auth_header(settings: BackendSettings) -> dict[str, str]:
@@ -162,5 +202,15 @@ def _advice(xml: str, config: LabelConfig) -> tuple[str, ...]:
         advice.append(
             'No tag of the labelling config has smartOnly="true", so a label\'s digit picks a '
             "tool that asks no model; add it to the smart tags."
+        )
+    lacking = []
+    if config.notice_tag is None:
+        lacking.append("no place to tell annotators what goes wrong")
+    if not (config.hints and config.waiting_labels):
+        lacking.append("no tools to draw hints for the model")
+    if lacking:
+        advice.append(
+            f"The labelling config has {' and '.join(lacking)}; `maskloop connect --template` "
+            "writes one that has."
         )
     return tuple(advice)

@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 from model.errors import MaskloopError
 from pipeline.doctor_case import Answer, Case, advice, ok, problem
 from pipeline.images import decode_image
+from pipeline.label_config import LabelConfig
 
 TASKS_TRIED = 3  # each is downloaded and decoded
 NAMED = 5  # tasks named in one sentence
@@ -43,17 +44,23 @@ def labelling_config(case: Case) -> Answer:
                 f"{_shown(tag)} is not smartOnly, so a label's key picks a tool that asks no "
                 f"model; give it {SMART} in the project's labelling config."
             )
-    hints = _hints(by_name[config.output_tag], smart, config.labels)
+    hints = _hints(by_name[config.output_tag], smart, config)
     if config.click_tag is None:
         hints.append(f"there is no <KeyPointLabels> to click with; add one with {SMART}")
+    if config.notice_tag is None:
+        hints.append(
+            "it has no place to tell annotators what goes wrong; `maskloop connect --template` "
+            "writes one that has"
+        )
     if hints:
         return advice(f"Clicks work, but {'; and '.join(hints)}.")
     return ok(f"Clicks ask for masks of {', '.join(config.labels)}.")
 
 
-def _hints(brush: Any, smart: list[Any], labels: tuple[str, ...]) -> list[str]:
+def _hints(brush: Any, smart: list[Any], config: LabelConfig) -> list[str]:
+    labels, waiting = config.labels, config.waiting_labels
     hints = []
-    if str(brush.attr.get("smart", "true")).lower() != "false":
+    if brush.tag == "BrushLabels" and str(brush.attr.get("smart", "true")).lower() != "false":
         hints.append(
             f"{_shown(brush)} is offered as a smart tool, whose strokes Label Studio sends to "
             'nobody; give it smart="false"'
@@ -61,7 +68,8 @@ def _hints(brush: Any, smart: list[Any], labels: tuple[str, ...]) -> list[str]:
     for tag in smart:
         if lacking := [label for label in labels if label not in tag.labels]:
             hints.append(f"{_shown(tag)} lacks the labels {', '.join(lacking)}; add them")
-        if foreign := [label for label in tag.labels if label not in labels]:
+        known = (*labels, *waiting)
+        if foreign := [label for label in tag.labels if label not in known]:
             hints.append(
                 f"the labels {', '.join(foreign)} of {_shown(tag)} only take away from masks; "
                 f"add them to {_shown(brush)} if they should not"

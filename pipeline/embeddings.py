@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +58,15 @@ class Embeddings:
     mirror know of an image is its whole.
     """
 
-    def __init__(self, sessions: sessionmaker[Session], store: Store, settings: Settings) -> None:
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        store: Store,
+        settings: Settings,
+        encode: Callable[[SegNext, Pixels], Embedding] | None = None,
+    ) -> None:
+        # Stands in for ``SegNext.encode``, for a caller whose threads take turns.
+        self._encode = encode or (lambda model, pixels: model.encode(pixels))
         self._sessions = sessions
         self._store = store
         self._settings = settings
@@ -115,7 +124,7 @@ class Embeddings:
         key = EmbeddingKey(image.sha256, model.encoder_fingerprint, model.preprocess_id, window)
         stored = self._load(key)
         if stored is None:
-            data = model.encode(self._read(image, window)).to_bytes()
+            data = self._encode(model, self._read(image, window)).to_bytes()
             # What the store will give from now on, so that an answer never depends on the tier.
             embedding = Embedding.from_bytes(data)
             if not self._save(key, data):

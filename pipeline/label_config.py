@@ -39,9 +39,11 @@ class LabelConfig:
         output: what kind of regions these are.
         labels: those masks may carry, in the config's order.
         click_tag, box_tag, text_tag: the smart tools; None: there is none.
-        waiting_tags: click tags with ``model_waits="true"``: a click there waits until Label
-            Studio has saved what was drawn.
+        waiting_labels: labels of the click tag with ``model_waits="true"``: such a click waits
+            until Label Studio has saved what was drawn.
         hints: labels that mark a drawing as a prompt.
+        notice_tag, notice_on: the read-only <TextArea> with ``model_notice="true"``, and what it
+            belongs to; None: there is none.
     """
 
     image_tag: str
@@ -52,8 +54,10 @@ class LabelConfig:
     click_tag: str | None
     box_tag: str | None
     text_tag: str | None = None
-    waiting_tags: tuple[str, ...] = ()
+    waiting_labels: tuple[str, ...] = ()
     hints: tuple[Hint, ...] = ()
+    notice_tag: str | None = None
+    notice_on: str | None = None
 
     def hint(self, tag: Any, label: str | None) -> Hint | None:
         """The hint that regions of a tag with a label are, None when they are none."""
@@ -75,6 +79,23 @@ def read_label_config(xml: str) -> LabelConfig:
     return _read(xml)
 
 
+def labels_in(xml: str) -> tuple[str, ...]:
+    """Every label of a labelling config's tags, in its order, without hints; none where it is no
+    config."""
+    try:
+        controls, _ = _parse(xml)
+    except LabelConfigError:
+        return ()
+    names = (
+        name
+        for tag in controls
+        if tag.tag.endswith("Labels")
+        for name in tag.labels or ()
+        if not {"model_hint", "model_waits"} & tag.labels_attrs[name].attr.keys()
+    )
+    return tuple(dict.fromkeys(names))
+
+
 @lru_cache(maxsize=64)  # Label Studio sends the same text with every click
 def _read(xml: str) -> LabelConfig:
     controls, objects = _parse(xml)
@@ -83,9 +104,9 @@ def _read(xml: str) -> LabelConfig:
         raise LabelConfigError(
             'The labelling config has no <Image>; add <Image name="image" value="$image"/>.'
         )
-    hints = tuple(hint for tag in controls if tag.to_name[0] in images for hint in _hints(tag))
+    hints = {tag.name: _hints(tag) for tag in controls if tag.to_name[0] in images}
     outputs = [tag for tag in controls if tag.tag in OUTPUTS and tag.to_name[0] in images]
-    outputs = [tag for tag in outputs if not any(hint.tag == tag.name for hint in hints)]
+    outputs = [tag for tag in outputs if not hints[tag.name]]
     if not outputs:
         raise LabelConfigError(
             "The labelling config has no tag for the masks; add <BrushLabels>, <PolygonLabels>, "
@@ -118,19 +139,31 @@ def _read(xml: str) -> LabelConfig:
             "The labelling config has no smart tool to prompt with; add <KeyPointLabels> with "
             f'smart="true" smartOnly="true" and the labels of <{output.tag} name="{output.name}">.'
         )
-    waiting = [tag.name for tag in clicks if tag in on_image and _is(tag, "model_waits")]
-    plain = [tag for tag in on_image if tag.name not in waiting] or on_image
+    notices = [tag for tag in controls if tag.tag == "TextArea" and _is(tag, "model_notice")]
+    waiting = [
+        name
+        for tag in clicks
+        for name in tag.labels
+        if str(tag.labels_attrs[name].attr.get("model_waits")).lower() == "true"
+    ]
     return LabelConfig(
         image_tag=output.to_name[0],
         image_field=_field(images[output.to_name[0]]),
         output_tag=output.name,
         output=OUTPUTS[output.tag],
         labels=tuple(output.labels),
-        click_tag=_first(plain, "KeyPointLabels"),
-        box_tag=_first(plain, "RectangleLabels"),
-        text_tag=_first(plain, "TextArea"),
-        waiting_tags=tuple(waiting),
-        hints=hints,
+        click_tag=_first(on_image, "KeyPointLabels"),
+        box_tag=_first(on_image, "RectangleLabels"),
+        text_tag=_first(on_image, "TextArea"),
+        waiting_labels=tuple(waiting),
+        hints=tuple(
+            hint
+            for tag in controls
+            if tag.to_name[0] == output.to_name[0]
+            for hint in hints[tag.name]
+        ),
+        notice_tag=notices[0].name if notices else None,
+        notice_on=notices[0].to_name[0] if notices else None,
     )
 
 

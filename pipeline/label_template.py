@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import cycle
 from typing import Literal
-from xml.etree.ElementTree import Element, SubElement, indent, tostring
+from urllib.parse import quote
+from xml.etree.ElementTree import Element, ParseError, SubElement, fromstring, indent, tostring
 
 from pipeline.errors import LabelConfigError
 
@@ -21,10 +22,34 @@ OUTPUT_TAGS: dict[Output, str] = {
 _HAND = {"brush": "Paint: B", "polygon": "Outline: P", "vector": "Path", "bitmask": "Paint"}
 _COLOURS = ("#d1495b", "#2a9d8f", "#edae49", "#4f6d9a", "#8f5aa8", "#6a994e", "#e07a3f", "#3aa6c9")
 MAX_LABELS = 200
+_STYLE = (
+    ".maskloop-notice {{ min-height: {height}px; }} "
+    '.maskloop-notice [data-testid="htx-textbox-actions"] {{ display: none; }} '
+    ".maskloop-notice p {{ color: #9c2f00; font-weight: 600; }}"
+)
+# A page of its own, without rights in Label Studio's: it asks, and shows what is said. Nothing of
+# the task goes in here: whoever imports tasks could make it do something else.
+_LIVE = (
+    '<iframe title="maskloop" sandbox="allow-scripts" '
+    'style="border: 0; width: 100%; height: 22px" srcdoc="'
+    "<body style='margin: 0; font: 600 14px sans-serif; color: #9c2f00'>"
+    "<div id='notice' role='status'></div><script>"
+    "function show(text) { document.getElementById('notice').textContent = text; "
+    "setTimeout(ask, 2000) } "
+    "function ask() { fetch('ADDRESS', {cache: 'no-store'}).then(function (r) { return r.json() })"
+    ".then(function (answer) { show(answer.text) }, "
+    "function () { show('The model is unavailable. Your drawing is safe.') }) } "
+    'ask()</script>"></iframe>'
+)
 
 
 def write_label_config(
-    labels: Sequence[str], output: Output = "brush", *, text: bool = False, hints: bool = True
+    labels: Sequence[str],
+    output: Output = "brush",
+    *,
+    text: bool = False,
+    hints: bool = True,
+    live: str = "",
 ) -> str:
     """The XML of a labelling config.
 
@@ -37,32 +62,43 @@ def write_label_config(
         output: what the masks are.
         text: with a box to name the object in words, for models that know some.
         hints: with tools to draw hints for the model: scribbles, an outline, an ellipse.
+        live: address the page asks every few seconds what to tell the annotator, as browsers reach
+            it; empty: none.
 
     Raises:
         LabelConfigError: no label, too many, the same twice, or one that is blank.
     """
     names = [str(label).strip() for label in labels]
-    if not names or not all(names) or len(set(names)) < len(names) or len(names) > MAX_LABELS:
+    if not 0 < len(names) <= MAX_LABELS or not all(names) or len(set(names)) < len(names):
         raise LabelConfigError(
             f"Labels must be 1 to {MAX_LABELS} different names; name each kind of object once."
         )
     smart = {"smart": "true", "smartOnly": "true"}
     view = Element("View")
+    _notice(view, live)
     row = _row(view)
-    _tool(row, "Click: K", "KeyPointLabels", "click", names, **smart, strokeWidth="6")
+    click = _tool(row, "Click: K", "KeyPointLabels", "click", names, **smart, strokeWidth="6")
+    if hints:  # of two click tags, K would know the last only
+        _label(click, "Use drawing", "#118ab2", hotkey="d", model_waits="true")
     _tool(row, "Box: R", "RectangleLabels", "box", names, **smart)
-    _tool(row, _HAND[output], OUTPUT_TAGS[output], "mask", names, smart="false")
+    closes = {"closable": "true"} if output == "vector" else {}  # else paths are left open
+    _tool(row, _HAND[output], OUTPUT_TAGS[output], "mask", names, smart="false", **closes)
     if hints:
         row = _row(view)
-        scribbles = _tool(row, "Draw hints", "BrushLabels", "scribble", (), smart="false")
+        scribbles = _tool(
+            row,
+            "Draw, then D K, click:",
+            "BrushLabels",
+            "scribble",
+            (),
+            smart="false",
+        )
         _label(scribbles, "On it", "#118ab2", model_hint="positive")
         _label(scribbles, "Off it", "#3d405b", model_hint="negative")
         outline = _tool(row, "", "PolygonLabels", "outline", (), smart="false")
         _label(outline, "Outline", "#118ab2", model_hint="positive")
         ellipse = _tool(row, "", "EllipseLabels", "ellipse", (), smart="false")
         _label(ellipse, "Ellipse", "#118ab2", model_hint="positive")
-        waits = {**smart, "strokeWidth": "6", "model_waits": "true"}
-        _tool(row, "then click it: K", "KeyPointLabels", "use", names, **waits)
     SubElement(
         view,
         "Image",
@@ -83,8 +119,32 @@ def write_label_config(
             editable="true",
             placeholder="Name the object in words and press Enter",
         )
+    about = SubElement(view, "View", style="display: none")  # behind the image: tools ask the first
+    SubElement(about, "Text", name="about", value="$image")
     indent(view)
-    return tostring(view, encoding="unicode") + "\n"
+    xml = tostring(view, encoding="unicode")  # Label Studio would cut a line's end off
+    try:
+        fromstring(xml)
+    except (ParseError, UnicodeError):
+        raise LabelConfigError(
+            "A label has a character that no labelling config can hold; leave it out."
+        ) from None
+    return xml
+
+
+def _notice(view: Element, live: str) -> None:
+    """Where the annotator is told what goes on; room is kept, so that the image does not move.
+
+    Label Studio shows a <TextArea> whose ``visibleWhen`` never holds, and saves nothing of it. It
+    belongs to a hidden <Text>: a notice on the image would carry the chosen label along.
+    """
+    SubElement(view, "Style").text = _STYLE.format(height=64 if live else 44)
+    place = SubElement(view, "View", className="maskloop-notice")
+    notice = {"editable": "false", "maxSubmissions": "0", "model_notice": "true"}
+    hidden = {"visibleWhen": "choice-selected", "whenTagName": "never"}
+    SubElement(place, "TextArea", {"name": "notice", "toName": "about", **notice, **hidden})
+    if live:
+        SubElement(place, "Markdown", value=_LIVE.replace("ADDRESS", quote(live, safe=":/?=&.")))
 
 
 def _row(view: Element) -> Element:

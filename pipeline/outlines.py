@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.masks import Mask
 
 MOST_CORNERS = 1000  # of one path; a page that edits more of them stutters
+MOST_RINGS = 150  # parts, and holes; smaller ones are left out
 LEAST_CORNERS = 3
 
 Path = NDArray[np.float64]  # [n, 2] columns and rows, in pixels; a pixel's centre is at its middle
@@ -34,22 +35,40 @@ def outline(mask: Mask, tolerance: float) -> Path:
     rings, holes = _rings(mask)
     if not rings:
         return np.zeros((0, 2))
+    rings, holes = rings[:MOST_RINGS], holes[:MOST_RINGS]
     while True:
-        simple = [_simplified(ring, tolerance) for ring in rings]
-        kept = [ring for ring in simple if len(ring) >= LEAST_CORNERS] or [_box(rings)]
+        parts = [_closed(_simplified(ring, tolerance)) for ring in rings]
         inner = [_simplified(hole, tolerance) for hole in holes]
-        kept += [hole for hole in inner if len(hole) >= LEAST_CORNERS]
-        if sum(map(len, kept)) + 2 * len(kept) <= MOST_CORNERS:
-            break
+        parts += [hole for hole in inner if len(hole) >= LEAST_CORNERS]
+        if sum(map(len, parts)) + 2 * len(parts) <= MOST_CORNERS:
+            return _joined(parts) + 0.5
+        if tolerance > max(mask.shape):  # hundreds of specks: the largest alone
+            return parts[0] + 0.5
         tolerance = max(2 * tolerance, 1.0)
-        if tolerance > max(mask.shape):  # thousands of specks: the largest alone
-            kept = kept[:1]
-            break
-    return _joined(kept) + 0.5
+
+
+def parted(path: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+    """The rings of a path, int32 [n, 2], without the bridges between them: edges that are walked
+    there and back. What has no area stays as it is."""
+    places = [tuple(corner) for corner in path.tolist()]
+    first: dict[tuple[object, object], int] = {}
+    for k, edge in enumerate(zip(places, places[1:], strict=False)):
+        there = first.get((edge[1], edge[0]))
+        if there is not None:
+            inner = path[there + 1 : k + 1]
+            outer = np.concatenate([path[: there + 1], path[k + 2 :]])
+            if min(map(_area, (inner, outer))) > 0:
+                return parted(inner) + parted(outer)
+        first.setdefault(edge, k)
+    return [path]
+
+
+def _area(ring: NDArray[np.int32]) -> float:
+    return float(cv2.contourArea(ring)) if len(ring) >= LEAST_CORNERS else 0.0
 
 
 def _rings(mask: Mask) -> tuple[list[Path], list[Path]]:
-    """The outer edges, the largest first, and the edges of holes, through the mask's own pixels."""
+    """The outer edges and the edges of holes, the longest first, through the mask's own pixels."""
     values = np.ascontiguousarray(mask).view(np.uint8)
     contours, tree = cv2.findContours(values, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     rings: list[Path] = []
@@ -57,7 +76,7 @@ def _rings(mask: Mask) -> tuple[list[Path], list[Path]]:
     for k, contour in enumerate(contours):
         path = np.asarray(contour[:, 0], np.float64)
         (holes if tree[0, k, 3] >= 0 else rings).append(path)
-    return sorted(rings, key=lambda ring: -len(ring)), holes
+    return sorted(rings, key=len, reverse=True), sorted(holes, key=len, reverse=True)
 
 
 def _simplified(ring: Path, tolerance: float) -> Path:
@@ -65,11 +84,10 @@ def _simplified(ring: Path, tolerance: float) -> Path:
     return np.asarray(found[:, 0], np.float64)
 
 
-def _box(rings: Sequence[Path]) -> Path:
-    """The corners around what has no inside: a line, or single pixels."""
-    points = rings[0]
-    (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
-    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float64)
+def _closed(ring: Path) -> Path:
+    """A ring of at least ``LEAST_CORNERS``: a line or a single pixel goes back on itself."""
+    missing = LEAST_CORNERS - len(ring)
+    return np.concatenate([ring, np.repeat(ring[-1:], max(missing, 0), axis=0)])
 
 
 def _joined(rings: Sequence[Path]) -> Path:

@@ -18,7 +18,7 @@ from pipeline.errors import RleError
 from pipeline.label_config import LabelConfig
 from pipeline.label_template import OUTPUT_TAGS, Output
 from pipeline.masks import Mask, from_layer_png, to_layer_png
-from pipeline.outlines import outline
+from pipeline.outlines import outline, parted
 
 SUBPIXEL_BITS = 4  # cv2 takes corners as fixed-point numbers
 CURVE_STEPS = 16  # straight pieces a Bezier edge is drawn with
@@ -136,13 +136,24 @@ def output_region(
     return region
 
 
+def _alike(first: Any, second: Any) -> bool:
+    """Whether two values of JSON are equal; numbers may be off by what rounding does to them."""
+    if isinstance(first, float) and isinstance(second, int | float):
+        return math.isclose(first, second, abs_tol=1e-3)
+    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        return first == second or all(map(_alike, first, second))
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return all(_alike(first.get(key), second[key]) for key in ("x", "y") if key in second)
+    return bool(first == second)
+
+
 def same_drawing(region: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two regions draw the same, to the last point or byte."""
     first, second = region.get("value"), other.get("value")
     if not isinstance(first, Mapping) or not isinstance(second, Mapping):
         return False
     drawn = [key for key in _DRAWN if key in second]
-    return bool(drawn) and all(first.get(key) == second[key] for key in drawn)
+    return bool(drawn) and all(_alike(first.get(key), second[key]) for key in drawn)
 
 
 def _value(output: Output, mask: Mask, tolerance: float) -> dict[str, Any]:
@@ -155,7 +166,7 @@ def _value(output: Output, mask: Mask, tolerance: float) -> dict[str, Any]:
     names = [f"v{k}" for k in range(len(corners))]
     vertices = [
         {"id": name, "x": x, "y": y, "prevPointId": before, "isBezier": False}
-        for name, before, (x, y) in zip(names, [None, *names[:-1]], corners, strict=True)
+        for name, before, (x, y) in zip(names, [None, *names][: len(names)], corners, strict=True)
     ]
     return {"vertices": vertices, "closed": True}
 
@@ -174,6 +185,8 @@ def _size(region: Mapping[str, Any]) -> tuple[int, int]:
     if (
         not isinstance(height, int)
         or not isinstance(width, int)
+        or isinstance(height, bool)
+        or isinstance(width, bool)
         or height < 1
         or width < 1
         or height * width > codec.MAX_PIXELS
@@ -206,8 +219,9 @@ def _vector(value: Mapping[str, Any], height: int, width: int) -> Mask | None:
         return None
     try:
         corners: list[Any] = []
-        for k, vertex in enumerate(vertices):
-            corners += _edge(vertices[k - 1], vertex)
+        with np.errstate(all="ignore"):  # what is not finite is refused below
+            for k, vertex in enumerate(vertices):
+                corners += _edge(vertices[k - 1], vertex)
     except (KeyError, TypeError, ValueError, OverflowError):
         raise RleError("A vector path has a vertex without a place; draw it again.") from None
     return _fill(corners, height, width)
@@ -244,7 +258,7 @@ def _fill(points: list[Any], height: int, width: int) -> Mask | None:
     pixels = np.clip(corners, -100, 200) / 100 * (width, height) - 0.5
     fixed = np.rint(pixels * 2**SUBPIXEL_BITS).astype(np.int32)
     canvas = np.zeros((height, width), dtype=np.uint8)
-    cv2.fillPoly(canvas, [fixed], 1, shift=SUBPIXEL_BITS)
+    cv2.fillPoly(canvas, parted(fixed), 1, shift=SUBPIXEL_BITS)  # edges are drawn, so no bridges
     return canvas.astype(np.bool_)
 
 

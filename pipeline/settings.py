@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -50,6 +51,11 @@ class LabelStudioSettings(Section):
 
 class BackendSettings(Section):
     url: str = Field("http://127.0.0.1:9090", description="Address Label Studio calls us at.")
+    public_url: str = Field(
+        "",
+        description="Address annotators' browsers reach us at, for a live notice in the labelling "
+        "page; empty: url where that and Label Studio are on this machine, else no live notice.",
+    )
     host: str = Field("127.0.0.1", description="Address the server listens on.")
     port: int = Field(9090, ge=1, le=65535, description="Port the server listens on.")
     user: str = Field("maskloop", description="HTTP Basic user Label Studio must send.")
@@ -192,6 +198,13 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.home.resolve() / 'maskloop.sqlite3'}"
 
     @property
+    def browser_url(self) -> str:
+        """Address annotators' browsers reach the backend at; empty: they may not."""
+        urls = self.backend.url, self.label_studio.url
+        here = all(map(_is_here, urls))
+        return (self.backend.public_url or (self.backend.url if here else "")).rstrip("/")
+
+    @property
     def store_address(self) -> str:
         """fsspec address of the store of embeddings, masks and weights, with the default."""
         return self.store_url or str(self.home.resolve() / "store")
@@ -208,6 +221,13 @@ class Settings(BaseSettings):
         home = Path(os.environ.get(HOME_VARIABLE, ".maskloop"))
         toml = TomlConfigSettingsSource(settings_cls, toml_file=home / SETTINGS_FILE)
         return (init_settings, env_settings, toml)
+
+
+def _is_here(url: str) -> bool:
+    try:
+        return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+    except ValueError:  # a bracket too many
+        return False
 
 
 def load_settings() -> Settings:

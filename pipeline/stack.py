@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from pipeline import services
-from pipeline.connect import connect
+from pipeline.connect import Template, connect
 from pipeline.database import make_sessions, upgrade
 from pipeline.demo import TITLE, make_demo
 from pipeline.errors import ServiceError
@@ -140,6 +140,7 @@ def _project(settings: Settings, console: Console) -> Settings:
     """The settings with a project to work on: the one they name, else the demo, made now."""
     with LabelStudio(settings.label_studio) as client:
         project = settings.label_studio.project
+        template = Template() if project is None else None
         if project is None:
             with _bar(console) as bar:
                 task = bar.add_task(f"Making the project {TITLE!r}", total=None)
@@ -158,7 +159,7 @@ def _project(settings: Settings, console: Console) -> Settings:
             return settings.model_copy(
                 update={"label_studio": settings.label_studio.model_copy(update={"project": None})}
             )
-        connect(client, settings, project)
+        connect(client, settings, project, template)
     return settings
 
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from pipeline.regions import mask_of
 from pipeline.settings import BackendSettings, ImageSettings, ModelSettings, Settings
 
 HEIGHT, WIDTH = 192, 256
+# Without a place for notices, so that errors are HTTP errors.
+WORDLESS_CONFIG = DEFAULT_LABEL_CONFIG.replace(' model_notice="true"', "")
 EXIF_ORIENTATION = 0x0112
 
 
@@ -132,7 +134,7 @@ class Editor:
     url: str = "/data/local-files/?d=balls.png"
     task: int = 1
     project: int = 7
-    config: str = DEFAULT_LABEL_CONFIG
+    config: str = WORDLESS_CONFIG
     draft: list[Any] = field(default_factory=list)
 
     def request(self, context: Any) -> dict[str, Any]:
@@ -161,6 +163,16 @@ class Editor:
         (answer,) = response.json()["results"]
         assert len(answer["result"]) <= 1
         return answer["result"][0] if answer["result"] else None
+
+    def told(self, *marks: Any) -> tuple[Any, str]:
+        """The region answered, if any, and the notice, of a page that has a place for it."""
+        response = replace(self, config=DEFAULT_LABEL_CONFIG).send(*marks)
+        assert response.status_code == 200, response.text
+        (answer,) = response.json()["results"]
+        *regions, notice = answer["result"]
+        assert notice["type"] == "textarea"
+        assert (notice["from_name"], notice["to_name"]) == ("notice", "about")
+        return (regions[0] if regions else None), " ".join(notice["value"]["text"])
 
     def mask(self, *marks: Any) -> NDArray[np.bool_]:
         region = self.ask(*marks)

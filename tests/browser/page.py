@@ -16,6 +16,7 @@ LOAD_MS = 60_000  # the first page of a server that just started, on a busy mach
 PRESS_MS = 3_000
 ANSWER_MS = 60_000  # a first click may have to encode the image
 KEEP_LABEL = "Keep label selected after creating a region"
+AUTO_ACCEPT = "bottombar-auto-accept-toggle"
 AUTO_ANNOTATION = "bottombar-auto-annotation-toggle"
 ACCEPT = "bottombar-accept-suggestions-button"
 REJECT = "bottombar-reject-suggestions-button"
@@ -58,6 +59,7 @@ class LabelStudioPage:
     def __init__(self, page: Page, server: LabelStudioServer) -> None:
         self.page = page
         self.server = server
+        self._accepts_itself = False
 
     def log_in(self) -> None:
         self.page.goto(f"{self.server.url}/user/login/", timeout=LOAD_MS)
@@ -135,6 +137,62 @@ class LabelStudioPage:
             self.page.mouse.up()
         return self._answered(answer.value)
 
+    def pick(self, *keys: str) -> None:
+        """Press the keys of a label and perhaps a tool, with nothing selected: ``choose`` without
+        the smart tool."""
+        self.page.evaluate("document.activeElement.blur()")
+        for key in ("Escape", *keys):
+            self.page.keyboard.press(key)
+            self._frame()
+
+    def outline(self, *corners: tuple[float, float]) -> None:
+        """Draw a polygon with the tool that was picked, and close it."""
+        before = self.regions()
+        for place in (*corners, corners[0]):
+            self.page.mouse.click(*self._on_screen(*place))
+            self._frame()
+        assert self.regions() == before + 1, "the polygon is not there"
+
+    def stroke(self, *places: tuple[float, float]) -> None:
+        """Draw with the mouse held down: a brush's stroke; from corner to corner an ellipse."""
+        before = self.regions()
+        self.page.mouse.move(*self._on_screen(*places[0]))
+        self.page.mouse.down()
+        for place in places[1:]:
+            self.page.mouse.move(*self._on_screen(*place), steps=6)
+        self.page.mouse.up()
+        self._frame()
+        assert self.regions() == before + 1, "nothing was drawn"
+
+    def write(self, words: str) -> dict[str, Any]:
+        """Type into the text box, press Enter, and wait for the suggestion."""
+        box = self.page.get_by_placeholder("Name the object in words and press Enter")
+        box.fill(words)
+        with self.page.expect_response(_is_suggestion, timeout=ANSWER_MS) as answer:
+            box.press("Enter")
+        return self._answered(answer.value)
+
+    def notice(self) -> str:
+        """What the page tells the annotator above the labels; empty when nothing."""
+        shown = self.page.locator('.maskloop-notice [data-testid="htx-textbox-content"]')
+        return " ".join(shown.all_inner_texts())
+
+    def live_notice(self) -> str:
+        """What the page was told without a click."""
+        frame = self.page.frame_locator('iframe[title="maskloop"]')
+        return frame.locator("#notice").inner_text(timeout=LOAD_MS)
+
+    def auto_accept(self) -> None:
+        """Switch Auto-Accept Suggestions on."""
+        toggle = self.page.get_by_test_id(AUTO_ACCEPT)
+        self._switch_on(toggle, pressed=toggle)
+        self._accepts_itself = True
+        self.page.evaluate("document.activeElement.blur()")
+
+    def wait_for_draft(self) -> None:
+        """Until Label Studio has saved what is on the page, which it does within five seconds."""
+        self.page.wait_for_timeout(6_000)
+
     def accept(self) -> None:
         """Press the tick: the suggestion becomes a region and its prompts go."""
         self.page.get_by_test_id(ACCEPT).click()
@@ -161,7 +219,7 @@ class LabelStudioPage:
 
     def regions(self) -> int:
         """How many regions the page shows in its list, prompts included."""
-        return int(self.page.evaluate("Htx.annotationStore.selected.areas.size"))
+        return int(self.page.evaluate(_REGIONS))
 
     def screenshot(self, path: Path) -> None:
         self.page.screenshot(path=path)
@@ -172,7 +230,7 @@ class LabelStudioPage:
 
     def _answered(self, response: Response) -> dict[str, Any]:
         answer: dict[str, Any] = response.json()
-        if "errors" not in answer:
+        if masks_in(answer) and not self._accepts_itself:
             self.page.get_by_test_id(ACCEPT).wait_for()
             self._frame()
         return answer
@@ -194,9 +252,18 @@ class LabelStudioPage:
         )
 
 
+def masks_in(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """The regions of an answer, without the notice."""
+    found = (answer.get("data") or {}).get("result") or []
+    return [region for region in found if region["type"] != "textarea"]
+
+
 def _is_suggestion(response: Response) -> bool:
     return "/interactive-annotating" in response.url
 
+
+_REGIONS = """Array.from(Htx.annotationStore.selected.areas.values())
+  .filter(area => !area.classification).length"""
 
 # Loaded, and where it was 300 ms ago.
 _AT_REST = """() => {

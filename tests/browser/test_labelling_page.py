@@ -3,116 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from pydantic import SecretStr
 from sqlalchemy import select
-from sqlalchemy.orm import Session, sessionmaker
 
-from model.proposals import ProposalConfig
-from pipeline.connect import connect
-from pipeline.database import make_sessions
-from pipeline.image_source import ImageSource
-from pipeline.label_studio import LabelStudio
-from pipeline.label_template import DEFAULT_LABEL_CONFIG
-from pipeline.masks import Mask
 from pipeline.order import write_round
-from pipeline.proposing import propose_project
 from pipeline.regions import mask_of
-from pipeline.runtime import Runtime
-from pipeline.settings import LabelStudioSettings, Settings
-from pipeline.store import Store
-from pipeline.sync import reconcile
 from pipeline.tables import Effort, Interaction, Region, Round, RoundItem, Task
+from tests.browser.labelling import Loop, ids, loop, masks, two_objects
 from tests.browser.page import LabelStudioPage
-from tests.editor import backend, settings_for
-from tests.services import LabelStudioServer
+
+__all__ = ["loop"]
 
 pytestmark = pytest.mark.browser
-
-HEIGHT, WIDTH = 240, 320
-
-
-def picture(seed: int) -> bytes:
-    """A bright disc at (160, 120) on a dark, lightly noisy ground; PNG bytes."""
-    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
-    pixels = np.random.default_rng(seed).integers(20, 50, (HEIGHT, WIDTH, 3)).astype(np.uint8)
-    pixels[(rows - 120) ** 2 + (columns - 160) ** 2 < 50**2] = (240, 200, 60)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def two_objects() -> bytes:
-    """A bright disc at (80, 120), and a box of another colour around (240, 120); PNG bytes."""
-    with Image.open(io.BytesIO(picture(0))) as image:
-        pixels = np.roll(np.asarray(image), -80, axis=1)
-    pixels[80:160, 200:280] = (60, 120, 240)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def masks(annotation: dict[str, Any]) -> list[Mask]:
-    found = [mask_of(region) for region in annotation["result"]]
-    return [mask for mask in found if mask is not None]
-
-
-def ids(annotation: dict[str, Any]) -> list[str]:
-    """Of the regions that are masks. With the label kept selected, Label Studio repeats an accepted
-    region under the tag of the click."""
-    return [region["id"] for region in annotation["result"] if mask_of(region) is not None]
-
-
-@dataclass(frozen=True)
-class Loop:
-    client: LabelStudio
-    settings: Settings
-    sessions: sessionmaker[Session]
-    project: int
-
-    def task(self, seed: int) -> int:
-        return self.client.upload_image(self.project, f"{seed}.png", picture(seed))
-
-    def propose(self, task: int) -> list[dict[str, Any]]:
-        runtime = Runtime(self.settings)
-        with runtime.label_studio, runtime.images:
-            config = ProposalConfig(grid=4)
-            report = propose_project(runtime, self.project, only=[task], config=config)
-        runtime.sessions.kw["bind"].dispose()
-        (prediction,) = self.client.predictions(task)
-        regions: list[dict[str, Any]] = prediction["result"]
-        assert len(regions) == report.regions
-        assert (report.proposed, report.problems, report.advice) == (bool(regions), {}, ())
-        return regions
-
-    def reconcile(self) -> None:
-        store = Store(self.settings.store_address)
-        with ImageSource(self.settings, self.client.auth_header) as source:
-            reconcile(self.sessions, self.client, store, source, self.settings, self.project)
-
-
-@pytest.fixture(scope="module")
-def loop(
-    label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Loop]:
-    account = LabelStudioSettings(url=label_studio.url, token=SecretStr(label_studio.token))
-    settings = settings_for(
-        tmp_path_factory.mktemp("home"), password=SecretStr("backend-password")
-    ).model_copy(update={"label_studio": account})
-    with backend(settings) as running, LabelStudio(account) as client:
-        address = settings.backend.model_copy(update={"url": str(running.base_url).rstrip("/")})
-        settings = settings.model_copy(update={"backend": address})
-        project = client.create_project("labelling page", DEFAULT_LABEL_CONFIG)
-        connect(client, settings, project)
-        sessions = make_sessions(settings)
-        yield Loop(client, settings, sessions, project)
-        sessions.kw["bind"].dispose()
 
 
 def test_two_clicks_the_tick_and_submit(loop: Loop, annotator: LabelStudioPage) -> None:

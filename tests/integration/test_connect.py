@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import SecretStr
 
-from pipeline.connect import WEBHOOK_ACTIONS, connect
+from pipeline.connect import WEBHOOK_ACTIONS, Template, connect
 from pipeline.errors import LabelConfigError, LabelStudioError
+from pipeline.label_config import read_label_config
 from pipeline.label_studio import LabelStudio
-from pipeline.label_template import DEFAULT_LABEL_CONFIG
+from pipeline.label_template import DEFAULT_LABEL_CONFIG, Output
 from pipeline.settings import BackendSettings, LabelStudioSettings, Settings
 from tests.handshake import PASSWORD, Handshake
 from tests.services import (
@@ -127,7 +129,10 @@ def test_a_config_without_masks_is_told_before_anything_changes(
     config = '<View><Image name="image" value="$image"/><Choices name="c" toName="image">'
     config += '<Choice value="x"/></Choices></View>'
     project = client.create_project("connect: no masks", config)
-    with pytest.raises(LabelConfigError, match="no <BrushLabels> for the masks; add one"):
+    with pytest.raises(
+        LabelConfigError,
+        match=r"no tag for the masks; add .*connect --project \d+ --template` write",
+    ):
         connect(client, settings, project)
     assert client.backends(project) == []
 
@@ -148,7 +153,43 @@ def test_a_config_that_could_be_better_is_advised(client: LabelStudio, settings:
         "The labelling config has no smart <RectangleLabels>",
         'No tag of the labelling config has smartOnly="true", so a label\'s digit picks a tool '
         "that asks no model",
+        "The labelling config has no place to tell annotators what goes wrong and no tools to draw "
+        "hints for the model",
     ]
+
+
+@pytest.mark.parametrize("output", get_args(Output))
+def test_connect_writes_a_labelling_config_with_the_labels_that_were_there(
+    client: LabelStudio, settings: Settings, output: Output
+) -> None:
+    config = """
+    <View>
+      <Image name="photo" value="$image"/>
+      <RectangleLabels name="r" toName="photo"><Label value="Cat &amp; dog"/></RectangleLabels>
+      <PolygonLabels name="p" toName="photo"><Label value="Owl"/></PolygonLabels>
+    </View>
+    """
+    project = client.create_project(f"connect: template {output}", config)
+    report = connect(client, settings, project, Template(output=output, text=True))
+    assert report.labels == ("Cat & dog", "Owl")
+    assert report.advice == ()
+    assert report.changed[0] == "wrote a labelling config for masks of Cat & dog, Owl"
+    written = read_label_config(client.project(project)["label_config"])  # type: ignore[index]
+    assert (written.output, written.text_tag) == (output, "text")
+    again = connect(client, settings, project, Template(output=output, text=True))
+    assert again.changed == ()
+    named = connect(client, settings, project, Template(labels=("Hen",)))
+    assert named.labels == ("Hen",)
+
+
+def test_labels_that_cannot_be_written_change_nothing(
+    client: LabelStudio, settings: Settings
+) -> None:
+    project = client.create_project("connect: bad labels", DEFAULT_LABEL_CONFIG)
+    with pytest.raises(LabelConfigError, match="different names"):
+        connect(client, settings, project, Template(labels=("Cat", "Cat")))
+    assert client.project(project)["label_config"] == DEFAULT_LABEL_CONFIG  # type: ignore[index]
+    assert client.backends(project) == []
 
 
 def test_a_missing_project_is_told(client: LabelStudio, settings: Settings) -> None:

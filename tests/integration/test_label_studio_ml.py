@@ -27,6 +27,7 @@ from pipeline.tables import Event
 from tests.editor import (
     HEIGHT,
     WIDTH,
+    WORDLESS_CONFIG,
     Editor,
     backend,
     box,
@@ -182,11 +183,11 @@ def test_tasks_nobody_waits_for_are_answered_from_the_log(editor: Editor) -> Non
 
 def test_a_request_is_answered_by_its_own_labelling_config(editor: Editor) -> None:
     """1.0.9 keeps the config of the last /setup, which may be of another project."""
-    config = DEFAULT_LABEL_CONFIG.replace('name="mask"', 'name="outline"')
-    assert config != DEFAULT_LABEL_CONFIG
+    config = WORDLESS_CONFIG.replace('name="mask"', 'name="cutout"')
+    assert config != WORDLESS_CONFIG
     editor.config = config
 
-    assert editor.ask(click("a", 30, 50))["from_name"] == "outline"
+    assert editor.ask(click("a", 30, 50))["from_name"] == "cutout"
 
 
 def test_health(client: httpx.Client) -> None:

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from backend.context import Gesture, TaskView
+from backend.drawings import Drawings
 from backend.marks import Mark
 from backend.meaning import find_thread
 from backend.scene import Scene
@@ -55,6 +56,7 @@ class Stage:
     project_id: int = 1
     decoded: list[tuple[Mark, ...]] = field(default_factory=list)
     image: Any = field(default_factory=lambda: SimpleNamespace(height=HEIGHT, width=WIDTH))
+    services: Any = field(default_factory=lambda: SimpleNamespace(drawings=Drawings()))
     model: Any = field(
         default_factory=lambda: SimpleNamespace(config=SimpleNamespace(threshold=0.5))
     )
@@ -257,7 +259,6 @@ def test_of_a_scribble_only_strokes_that_are_new_count_for_another_region() -> N
     assert stage.marks_of(ON_RIGHT) == ["s/1", "c"]
 
 
-@pytest.mark.xfail(strict=True, reason="submitted strokes are one area, of another id")
 def test_a_scribble_that_was_used_stays_used_when_it_is_submitted() -> None:
     submitted = region("s", LEFT, "On", score=None) | {"from_name": "scribble"}
     strokes = [{"type": "add", "relativePoints": [20, 50, 30, 50], "relativeStrokeWidth": 2}]

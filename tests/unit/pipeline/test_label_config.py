@@ -27,13 +27,15 @@ def test_the_default_is_complete() -> None:
         click_tag="click",
         box_tag="box",
         labels=("Object", "Other"),
-        waiting_tags=("use",),
+        waiting_labels=("Use drawing",),
         hints=(
             Hint("scribble", "On it", True),
             Hint("scribble", "Off it", False),
             Hint("outline", "Outline", True),
             Hint("ellipse", "Ellipse", True),
         ),
+        notice_tag="notice",
+        notice_on="about",
     )
 
 

@@ -163,33 +163,26 @@ def test_what_an_error_says_of_a_config_it_says_again() -> None:
 # --- clicks that wait for drawings, and words ---
 
 
-def test_a_click_that_waits_stands_beside_the_one_that_does_not() -> None:
-    waits = tag("KeyPointLabels", "use", smart="true", model_waits="true")
-    for order in ((waits, CLICK), (CLICK, waits)):
-        config = read_label_config(view(MASK, *order))
-        assert config.waiting_tags == ("use",)
-        assert config.click_tag == "click"
+def waiting(**attributes: str) -> str:
+    """A click tag with a label of its own beside the masks'."""
+    return tag("KeyPointLabels", "use", f"{LABELS}{label('Drawn', **attributes)}", smart="true")
 
 
-def test_a_config_may_have_clicks_that_wait_alone() -> None:
-    waits = tag("KeyPointLabels", "use", smart="true", model_waits="true")
-    config = read_label_config(view(MASK, waits))
-    assert config.waiting_tags == ("use",)
+def test_a_click_that_waits_is_a_label_of_the_click_tag() -> None:
+    config = read_label_config(view(MASK, waiting(model_waits="true")))
+    assert config.waiting_labels == ("Drawn",)
     assert config.click_tag == "use"
 
 
-@pytest.mark.parametrize(
-    "attributes",
-    [
-        {"smart": "true"},
-        {"smart": "true", "model_waits": "false"},
-        {"smart": "true", "model_waits": "soon"},
-        {"model_waits": "true"},  # no smart tool: it never asks
-    ],
-)
-def test_other_clicks_do_not_wait(attributes: dict[str, str]) -> None:
-    config = read_label_config(view(MASK, CLICK, tag("KeyPointLabels", "use", **attributes)))
-    assert config.waiting_tags == ()
+@pytest.mark.parametrize("said", [None, "false", "soon", ""])
+def test_other_clicks_do_not_wait(said: str | None) -> None:
+    attributes = {} if said is None else {"model_waits": said}
+    assert read_label_config(view(MASK, waiting(**attributes))).waiting_labels == ()
+
+
+def test_what_is_no_smart_tool_never_waits() -> None:
+    plain = waiting(model_waits="true").replace('smart="true"', 'smart="false"')
+    assert read_label_config(view(MASK, CLICK, plain)).waiting_labels == ()
 
 
 def test_only_a_smart_text_box_on_the_image_asks() -> None:
@@ -204,7 +197,6 @@ def test_only_a_smart_text_box_on_the_image_asks() -> None:
 
 
 def test_truth_may_be_written_in_capitals() -> None:
-    click = CLICK.replace('"true"', '"True"')
-    waits = tag("KeyPointLabels", "use", smart="TRUE", model_waits="True")
-    config = read_label_config(view(MASK, click, waits))
-    assert (config.click_tag, config.waiting_tags) == ("click", ("use",))
+    click = waiting(model_waits="True").replace('"true"', '"TRUE"')
+    config = read_label_config(view(MASK, click))
+    assert (config.click_tag, config.waiting_labels) == ("use", ("Drawn",))

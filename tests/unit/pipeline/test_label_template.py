@@ -34,7 +34,7 @@ def test_what_is_written_is_read_as_it_was_meant(output: Output, text: bool, hin
     assert (config.click_tag, config.box_tag) == ("click", "box")
     assert (config.text_tag is not None) is text
     assert bool(config.hints) is hints
-    assert bool(config.waiting_tags) is hints
+    assert bool(config.waiting_labels) is hints
     if hints:
         assert {hint.positive for hint in config.hints} == {True, False}
         assert config.output_tag not in {hint.tag for hint in config.hints}
@@ -99,7 +99,7 @@ def test_any_name_is_written_so_that_it_comes_back(label: str) -> None:
     for output in OUTPUTS:
         xml = write_label_config((label, "Other"), output, text=True)
         assert read_label_config(xml).labels == (label, "Other")
-        assert len(tags(xml, "KeyPointLabels")) == 2
+        assert len(tags(xml, "KeyPointLabels")) == 1  # K knows one such tool
 
 
 def test_all_awkward_names_at_once() -> None:
@@ -147,7 +147,6 @@ def test_any_names_come_back(labels: list[str], output: Output) -> None:
     assert read_label_config(xml).labels == tuple(label.strip() for label in labels)
 
 
-@pytest.mark.xfail(strict=True, reason="control characters are written as they are")
 @pytest.mark.parametrize("label", ["\0", "a\x07b", "a\ud800"])
 def test_characters_no_xml_can_hold_are_refused(label: str) -> None:
     with pytest.raises(LabelConfigError):

@@ -142,14 +142,12 @@ def test_a_straight_line_is_outlined_along_it(down: bool) -> None:
     assert np.array_equal(inside(mask, path), mask)
 
 
-@pytest.mark.xfail(strict=True, reason="a line of one pixel's width becomes the box around it")
 def test_a_diagonal_line_is_no_square() -> None:
     mask = blank()
     mask[np.arange(5, 45), np.arange(10, 50)] = True
     assert inside(mask, outline(mask, 0.5)).sum() < 3 * mask.sum()
 
 
-@pytest.mark.xfail(strict=True, reason="parts of one pixel's width are left out")
 @pytest.mark.parametrize("beside", [True, False])
 def test_thin_parts_are_kept_beside_others(beside: bool) -> None:
     mask = blank()

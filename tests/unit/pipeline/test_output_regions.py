@@ -157,7 +157,6 @@ def test_of_several_parts_none_is_lost() -> None:
         assert (found & ~parts()).sum() < 0.03 * parts().sum()
 
 
-@pytest.mark.xfail(strict=True, reason="mask_of draws the bridges between parts a pixel wide")
 @pytest.mark.parametrize("output", OUTLINES)
 def test_between_parts_there_is_nothing(output: Output) -> None:
     found = back(made(parts(), output))
@@ -172,20 +171,7 @@ def test_one_pixel_comes_back(output: Output) -> None:
     assert np.array_equal(back(made(mask, output)), mask)
 
 
-@pytest.mark.parametrize(
-    "output",
-    [
-        "brush",
-        "bitmask",
-        *(
-            pytest.param(
-                output,
-                marks=pytest.mark.xfail(strict=True, reason="it becomes the box around it"),
-            )
-            for output in OUTLINES
-        ),
-    ],
-)
+@pytest.mark.parametrize("output", OUTPUTS)
 def test_a_diagonal_line_comes_back(output: Output) -> None:
     mask = np.zeros((HEIGHT, WIDTH), np.bool_)
     mask[np.arange(10, 100), np.arange(20, 110)] = True
@@ -199,16 +185,7 @@ def test_a_line_across_comes_back(output: Output) -> None:
     assert np.array_equal(back(made(mask, output)), mask)
 
 
-@pytest.mark.parametrize(
-    "output",
-    [
-        "brush",
-        "polygon",
-        "bitmask",
-        # The log may hold an empty answer for a region that the page still shows.
-        pytest.param("vector", marks=pytest.mark.xfail(strict=True, reason="zip of names")),
-    ],
-)
+@pytest.mark.parametrize("output", OUTPUTS)
 def test_an_empty_mask_is_no_mask_as_any_kind(output: Output) -> None:
     found = mask_of(made(np.zeros((HEIGHT, WIDTH), np.bool_), output))
     assert found is None or not found.any()

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from backend.decoding import MOST, Decoding, SupersededError
+from backend.network import MOST, Network, SupersededError
 from model.checkpoints import default_checkpoint, load
 from model.embedding import Embedding
-from model.errors import PromptError
+from model.errors import ImageError, PromptError
 from model.prediction import Prediction
 from model.prompts import Box, Click, Prompt, Scribble
 from model.segnext import SegNext
@@ -67,27 +67,30 @@ def in_a_thread(decode: Callable[..., Prediction], *arguments: Any) -> Future[Pr
     return asked
 
 
-class Crowd:
-    """Threads that ask one ``Decoding``."""
+class Noticed(Network):
+    """A ``Network`` that says when something was handed to it."""
 
     def __init__(self) -> None:
-        self.decoding = Decoding()
+        super().__init__()
+        self.handed = threading.Semaphore(0)
+
+    def _wake(self) -> None:
+        super()._wake()
+        self.handed.release()
+
+
+class Crowd:
+    """Threads that ask one ``Network``."""
+
+    def __init__(self) -> None:
+        self.network = Noticed()
 
     def ask(
         self, model: StandIn, text: str, stale: Callable[[], bool] = lambda: False
     ) -> Future[Prediction]:
         """Ask in a thread of its own; comes back when the question is in the queue."""
-        queued = threading.Event()
-
-        class Noticed(list[Any]):
-            def append(self, entry: Any) -> None:
-                super().append(entry)
-                queued.set()
-
-        with self.decoding._list:
-            self.decoding._waiting = Noticed(self.decoding._waiting)
-        asked = in_a_thread(self.decoding.decode, model, None, Prompt(text=text), stale)
-        assert queued.wait(PATIENCE)
+        asked = in_a_thread(self.network.decode, model, None, Prompt(text=text), stale)
+        assert self.network.handed.acquire(timeout=PATIENCE)
         return asked
 
 
@@ -121,7 +124,7 @@ def test_one_pass_takes_only_so_many_and_leaves_nobody_behind() -> None:
     assert [value(each) for each in asked] == list(range(2 * MOST + 2))
     assert max(map(len, model.passes)) == MOST
     assert sum(map(len, model.passes)) == 2 * MOST + 2  # nothing was decoded twice
-    assert people.decoding._waiting == []
+    assert people.network.waiting == 0
 
 
 def test_two_models_never_share_a_pass() -> None:
@@ -172,7 +175,7 @@ def test_where_all_are_stale_the_network_rests() -> None:
     model = StandIn()
     model.let.set()
     with pytest.raises(SupersededError):
-        Decoding().decode(
+        Network().decode(
             cast(SegNext, model), cast(Embedding, None), Prompt(text="1"), lambda: True
         )
     assert model.passes == []
@@ -181,7 +184,7 @@ def test_where_all_are_stale_the_network_rests() -> None:
 def test_many_threads_at_random_all_get_their_own_answer() -> None:
     model = StandIn()
     model.let.set()
-    decoding = Decoding()
+    decoding = Network()
 
     def ask(number: int) -> Prediction:
         time.sleep(number % 7 / 1000)
@@ -207,12 +210,12 @@ def test_the_shipped_network_says_the_same_to_one_and_to_many() -> None:
         (tall_embedding, Prompt(clicks=(Click(50, 32), Click(5, 5, positive=False)))),
         (wide_embedding, Prompt(scribbles=(Scribble(((30, 40), (32, 60)), 4.0),))),
     ]
-    held, decoding = Held(model), Decoding()
-    first = in_a_thread(decoding.decode, held, *questions[0])
+    held, network = Held(model), Network()
+    first = in_a_thread(network.decode, held, *questions[0])
     assert held.entered.wait(PATIENCE)
-    asked = [in_a_thread(decoding.decode, held, *question) for question in questions]
+    asked = [in_a_thread(network.decode, held, *question) for question in questions]
     until = time.monotonic() + PATIENCE
-    while len(decoding._waiting) < len(questions) and time.monotonic() < until:
+    while network.waiting < len(questions) and time.monotonic() < until:
         time.sleep(0.005)
     held.let.set()
     together = [each.result(timeout=60) for each in (first, *asked)]
@@ -238,3 +241,52 @@ class Held:
         self.entered.set()
         assert self.let.wait(PATIENCE)
         return self.model.decode_batch(embeddings, prompts)
+
+
+def test_an_image_is_encoded_when_no_prompt_waits() -> None:
+    order: list[str] = []
+
+    class Small(StandIn):
+        def decode_batch(self, *given: Any) -> list[Prediction]:
+            found = super().decode_batch(*given)
+            order.append("decode")
+            return found
+
+        def encode(self, pixels: Any) -> str:
+            order.append("encode")
+            return "embedding"
+
+    model, people = Small(), Crowd()
+    first = people.ask(model, "0")
+    wait_for_pass(model)
+    encoded = in_a_thread(people.network.encode, model, None)
+    assert people.network.handed.acquire(timeout=PATIENCE)
+    second = people.ask(model, "1")
+    model.let.set()
+    assert [value(first), value(second)] == [0, 1]
+    assert encoded.result(timeout=PATIENCE) == "embedding"  # type: ignore[comparison-overlap]
+    assert order == ["decode", "decode", "encode"]
+
+
+def test_what_cannot_be_encoded_fails_alone_and_the_thread_goes_on() -> None:
+    model, network = load(default_checkpoint()), Network()
+    with pytest.raises(ImageError):
+        network.encode(model, np.zeros((0, 0, 3), np.uint8))
+    assert network.encode(model, np.zeros((*SIZE, 3), np.uint8)).image_size == SIZE
+
+
+def test_what_waits_when_it_is_closed_is_still_answered_and_nothing_after() -> None:
+    model, people = StandIn(), Crowd()
+    asked = [people.ask(model, str(number)) for number in range(3)]
+    closing = threading.Thread(target=people.network.close, daemon=True)
+    closing.start()
+    model.let.set()
+    assert [value(each) for each in asked] == [0, 1, 2]
+    closing.join(PATIENCE)
+    assert not closing.is_alive()
+    with pytest.raises(RuntimeError, match="closed"):
+        people.network.decode(cast(Any, model), cast(Any, None), Prompt(text="3"))
+
+
+def test_one_that_was_never_used_closes_at_once() -> None:
+    Network().close()

@@ -1,0 +1,192 @@
+"""A project in a real Label Studio, its backend, and the pictures that are labelled in it."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import SecretStr
+from sqlalchemy.orm import Session, sessionmaker
+
+from model.proposals import ProposalConfig
+from pipeline.connect import connect
+from pipeline.database import make_sessions
+from pipeline.image_source import ImageSource
+from pipeline.label_studio import LabelStudio
+from pipeline.label_template import DEFAULT_LABEL_CONFIG
+from pipeline.masks import Mask
+from pipeline.proposing import propose_project
+from pipeline.regions import mask_of
+from pipeline.runtime import Runtime
+from pipeline.settings import LabelStudioSettings, Settings
+from pipeline.store import Store
+from pipeline.sync import reconcile
+from tests.editor import backend, settings_for
+from tests.services import LabelStudioServer
+
+START_SECONDS = 120
+PASSWORD = "backend-password"
+
+HEIGHT, WIDTH = 240, 320
+
+
+def picture(seed: int) -> bytes:
+    """A bright disc at (160, 120) on a dark, lightly noisy ground; PNG bytes."""
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    pixels = np.random.default_rng(seed).integers(20, 50, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    pixels[(rows - 120) ** 2 + (columns - 160) ** 2 < 50**2] = (240, 200, 60)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def two_objects() -> bytes:
+    """A bright disc at (80, 120), and a box of another colour around (240, 120); PNG bytes."""
+    with Image.open(io.BytesIO(picture(0))) as image:
+        pixels = np.roll(np.asarray(image), -80, axis=1)
+    pixels[80:160, 200:280] = (60, 120, 240)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def masks(annotation: dict[str, Any]) -> list[Mask]:
+    found = [mask_of(region) for region in annotation["result"]]
+    return [mask for mask in found if mask is not None]
+
+
+def ids(annotation: dict[str, Any]) -> list[str]:
+    """Of the regions that are masks. With the label kept selected, Label Studio repeats an accepted
+    region under the tag of the click."""
+    return [region["id"] for region in annotation["result"] if mask_of(region) is not None]
+
+
+@dataclass(frozen=True)
+class Loop:
+    client: LabelStudio
+    settings: Settings
+    sessions: sessionmaker[Session]
+    project: int
+
+    def task(self, seed: int) -> int:
+        return self.client.upload_image(self.project, f"{seed}.png", picture(seed))
+
+    def propose(self, task: int) -> list[dict[str, Any]]:
+        runtime = Runtime(self.settings)
+        with runtime.label_studio, runtime.images:
+            config = ProposalConfig(grid=4)
+            report = propose_project(runtime, self.project, only=[task], config=config)
+        runtime.sessions.kw["bind"].dispose()
+        (prediction,) = self.client.predictions(task)
+        regions: list[dict[str, Any]] = prediction["result"]
+        assert len(regions) == report.regions
+        assert (report.proposed, report.problems, report.advice) == (bool(regions), {}, ())
+        return regions
+
+    def reconcile(self) -> None:
+        store = Store(self.settings.store_address)
+        with ImageSource(self.settings, self.client.auth_header) as source:
+            reconcile(self.sessions, self.client, store, source, self.settings, self.project)
+
+    def with_config(self, title: str, xml: str, settings: Settings | None = None) -> Loop:
+        """Another project of the same Label Studio and backend."""
+        project = self.client.create_project(title, xml)
+        connect(self.client, settings or self.settings, project)
+        return replace(self, project=project, settings=settings or self.settings)
+
+
+@contextmanager
+def opened(server: LabelStudioServer, home: Path, backend_url: str = "") -> Iterator[Loop]:
+    """A project with a backend: one in this process, or the one at an address."""
+    account = LabelStudioSettings(url=server.url, token=SecretStr(server.token))
+    settings = settings_for(home, password=SecretStr(PASSWORD))
+    settings = settings.model_copy(update={"label_studio": account})
+    with ExitStack() as stack:
+        client = stack.enter_context(LabelStudio(account))
+        if not backend_url:
+            running = stack.enter_context(backend(settings))
+            backend_url = str(running.base_url).rstrip("/")
+        address = settings.backend.model_copy(update={"url": backend_url})
+        settings = settings.model_copy(update={"backend": address})
+        project = client.create_project("labelling page", DEFAULT_LABEL_CONFIG)
+        connect(client, settings, project)
+        sessions = make_sessions(settings)
+        stack.callback(sessions.kw["bind"].dispose)
+        yield Loop(client, settings, sessions, project)
+
+
+@pytest.fixture(scope="module")
+def loop(
+    label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Loop]:
+    with opened(label_studio, tmp_path_factory.mktemp("home")) as loop:
+        yield loop
+
+
+@dataclass
+class BackendProcess:
+    """A backend that can be killed and started again at the same address."""
+
+    home: Path
+    port: int
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "uvicorn", "--factory", "backend.app:create_app"]
+        command += ["--port", str(self.port), "--log-level", "warning"]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MASKLOOP_")}
+        self.process = subprocess.Popen(command, env=environment | self.environment)
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{self.url}/health", trust_env=False).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                assert self.process.poll() is None, "the backend ended; see its output above"
+            time.sleep(0.1)
+        raise AssertionError("the backend does not answer")
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextmanager
+def backend_process(server: LabelStudioServer, home: Path) -> Iterator[BackendProcess]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        "MASKLOOP_HOME": str(home),
+        "MASKLOOP_LABEL_STUDIO__URL": server.url,
+        "MASKLOOP_LABEL_STUDIO__TOKEN": server.token,
+        "MASKLOOP_BACKEND__PASSWORD": PASSWORD,
+        "MASKLOOP_REDIS_URL": "redis://127.0.0.1:1/0",
+        "MASKLOOP_MODEL__DEVICE": "cpu",
+        "MASKLOOP_IMAGES__FILES_ROOT": str(home / "files"),
+    }
+    running = BackendProcess(home, port, environment)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.kill()
