@@ -85,7 +85,7 @@ def _answer(
 ) -> tuple[dict[str, Any], str]:
     """The prediction, and what to tell the annotator."""
     view, waited = question.tasks[0], False
-    waits = _waits(gesture, config)
+    waits = gesture.label in config.waiting_labels
     if waits:
         saved = wait_for_draft(services, view, gesture.marks[-1].id, stale)
         view, waited = saved or view, saved is not None
@@ -119,12 +119,6 @@ def _answer(
         notice = NOTHING_FOUND if sent.empty else SMOOTHED
     answer = _prediction(scene, thread, sent.rle, sent.empty, prediction.score, gesture.rotation)
     return answer, notice
-
-
-def _waits(gesture: Gesture, config: LabelConfig) -> bool:
-    """Whether what was drawn may only come with the next draft, and is asked for."""
-    in_words = bool(config.hints) and gesture.tag == config.text_tag
-    return gesture.label in config.waiting_labels or in_words
 
 
 def _previous_mask(scene: Scene, thread: Thread, before: Reply | None) -> Probability | None:

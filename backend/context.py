@@ -31,7 +31,6 @@ class Gesture:
     marks: tuple[Mark, ...]
     label: str | None
     rotation: int  # degrees the annotator has turned the view by; coordinates do not change with it
-    tag: str  # that the newest mark was made with
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,7 +143,7 @@ def _gesture(result: list[Any]) -> Gesture | None:
     if len(result) > MAX_MARKS:
         raise PromptError(f"A region has at most {MAX_MARKS} clicks and boxes; accept it first.")
     marks: list[Mark] = []
-    label, rotation, tag = None, 0, ""
+    label, rotation = None, 0
     for entry in _dicts(result):
         kind, value = entry.get("type"), entry.get("value")
         if kind not in _MARKS or not isinstance(value, Mapping):
@@ -156,8 +155,7 @@ def _gesture(result: list[Any]) -> Gesture | None:
             marks.append(_click(entry, value) if kind == "keypointlabels" else _box(entry, value))
         turned = entry.get("image_rotation")
         rotation = turned if isinstance(turned, int) else 0
-        tag = str(entry.get("from_name"))
-    return Gesture(tuple(marks), label, rotation, tag) if marks else None
+    return Gesture(tuple(marks), label, rotation) if marks else None
 
 
 def words_of(region: Region) -> str:

@@ -109,11 +109,18 @@ class Loop:
 
 
 @contextmanager
-def opened(server: LabelStudioServer, home: Path, backend_url: str = "") -> Iterator[Loop]:
-    """A project with a backend: one in this process, or the one at an address."""
+def opened(
+    server: LabelStudioServer, home: Path, backend_url: str = "", *, base: Path | None = None
+) -> Iterator[Loop]:
+    """A project with a backend: one in this process, or the one at an address.
+
+    Args:
+        base: checkpoint of the one in this process; none: the model that ships.
+    """
     account = LabelStudioSettings(url=server.url, token=SecretStr(server.token))
     settings = settings_for(home, password=SecretStr(PASSWORD))
-    settings = settings.model_copy(update={"label_studio": account})
+    model = settings.model.model_copy(update={"base": base})
+    settings = settings.model_copy(update={"label_studio": account, "model": model})
     with ExitStack() as stack:
         client = stack.enter_context(LabelStudio(account))
         if not backend_url:

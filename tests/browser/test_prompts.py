@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from sqlalchemy import select
 
+from model.checkpoints import save
 from pipeline.label_template import write_label_config
 from pipeline.masks import Mask, iou
 from pipeline.regions import mask_of
@@ -26,6 +29,8 @@ from tests.browser.labelling import (
 )
 from tests.browser.page import LabelStudioPage, masks_in
 from tests.services import LabelStudioServer
+from tests.shapes import named_picture
+from tests.words import HELD, SIDE, teach
 
 __all__ = ["loop"]
 
@@ -235,6 +240,47 @@ def test_words_to_a_model_that_knows_none_get_a_notice(
     ready(other, annotator, 28)
     assert masks_in(annotator.write("a yellow disc")) == []
     assert "knows no words" in annotator.notice()
+
+
+def test_words_alone_and_then_a_click_give_one_region(
+    label_studio: LabelStudioServer,
+    annotator: LabelStudioPage,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("words")
+    model, _ = teach(folder)
+    save(model, folder / "words.safetensors")
+    seed, name, shape = next(
+        (seed, names[1], indices == 1)
+        for seed in HELD
+        for _, indices, names in [named_picture(seed, SIDE)]
+        if list(names.values()).count(names[1]) == 1
+    )
+    pixels, _, _ = named_picture(seed, SIDE)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    home = tmp_path_factory.mktemp("wordy")
+    with opened(label_studio, home, base=folder / "words.safetensors") as loop:
+        config = write_label_config(["Object", "Other"], text=True)
+        loop.client.update_project(loop.project, label_config=config)
+        task = loop.client.upload_image(loop.project, "named.png", file.getvalue())
+        annotator.open_task(loop.project, task)
+        annotator.use_smart_tools()
+        said = one(annotator.write(name))
+        assert fits(said, shape, 0.6)
+        assert annotator.notice() == ""
+        rows, columns = np.nonzero(shape)
+        annotator.pick("1", "k")
+        row, column = rows[len(rows) // 2], columns[len(columns) // 2]
+        clicked = one(annotator.click(float(column), float(row), on_region=True))
+        assert fits(clicked, shape, 0.6)
+        assert clicked["id"] == said["id"]
+        annotator.accept()
+        stored = annotator.submit()
+        assert ids(stored) == [said["id"]]
+        loop.reconcile()
+        with loop.sessions() as session:
+            assert session.scalars(select(Region.label)).one() == "Object"
 
 
 @pytest.fixture

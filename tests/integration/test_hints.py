@@ -217,7 +217,7 @@ def test_words_to_a_model_that_knows_none_say_so_and_cost_no_click(editor: Edito
     ("change", "said"),
     [
         ({"url": "/data/local-files/?d=none.png"}, "none.png"),
-        ({"url": "/data/local-files/?d=notes.png"}, "SAID"),
+        ({"url": "/data/local-files/?d=notes.png"}, "not an image that can be read"),
         ({"url": ""}, "has no image in its field"),
     ],
 )

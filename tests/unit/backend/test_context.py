@@ -99,7 +99,6 @@ def test_words_come_as_a_mark_without_a_place() -> None:
     question = read_question(body(text))
     assert question.gesture is not None
     assert question.gesture.label is None
-    assert question.gesture.tag == "text"
     (mark,) = question.gesture.marks
     assert (mark.kind, mark.text) == ("text", "red cup")
     assert prompt_of([mark]).text == "red cup"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from model.checkpoints import default_checkpoint, load, save
+from model.checkpoints import load, save
 from model.datasets import read_folder
 from model.errors import CheckpointError, DatasetError
 from model.evaluation import iou
@@ -24,23 +24,9 @@ from model.text_evaluation import measure_text
 from model.text_training import TextTrainConfig, train_text, with_branch
 from tests.clip import NAME, make_clip
 from tests.shapes import COLOURS, write_named_folder
+from tests.words import teach, tiny
 
 RUN = TextTrainConfig(depth=1, steps=4, batch=2, save_every=2)
-
-
-def tiny(size: int, dim: int, width: int) -> SegNext:
-    """A small network of random weights that sees through the backbone that ships."""
-    ships = load(default_checkpoint())
-    torch.manual_seed(0)
-    shape = replace(
-        ships.config,
-        **{"size": size, "dim": dim, "depth": 0, "heads": 2, "fusion_depth": 1, "fusion_heads": 2},
-        **{"neck": (width,) * 4, "head": width, "detail": width},
-    )
-    model = SegNext(shape).eval()
-    backbone = ships.backbone.get_submodule("backbone").state_dict()
-    model.backbone.get_submodule("backbone").load_state_dict(backbone)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +47,7 @@ def pictures(base: SegNext, tmp_path_factory: pytest.TempPathFactory) -> list[Fo
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[SegNext, list[FolderPicture]]:
     """A network that learned words from a hundred pictures, and twenty it never saw."""
-    folder = tmp_path_factory.mktemp("taught")
-    write_named_folder(folder, range(100), "train", size=96)
-    write_named_folder(folder, range(1000, 1020), "val", size=96)
-    model = tiny(size=96, dim=64, width=16)
-    learned, held = (
-        encode_pictures(model, read_folder(folder, split), folder / "embeddings")
-        for split in ("train", "val")
-    )
-    # The decoder has seen nothing before, so it learns along at the full rate.
-    config = TextTrainConfig(depth=1, steps=450, learning_rate=2e-3, decoder=1.0, seed=1)
-    return train_text(model, learned, config, folder / "state.pt"), held
+    return teach(tmp_path_factory.mktemp("taught"))
 
 
 @pytest.mark.slow
