@@ -92,7 +92,7 @@ class Stage:
     def find(
         self, *marks: Mark, label: str | None = "Cat", waited: bool = False
     ) -> tuple[Thread, tuple[Mark, ...]] | None:
-        gesture = Gesture(marks, label, 0, "text" if label is None else "click")
+        gesture = Gesture(marks, label, 0)
         return find_thread(cast(Scene, self), gesture, marks, waited)
 
     def region_of(self, *marks: Mark, **options: Any) -> Thread:
