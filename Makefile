@@ -47,7 +47,7 @@ check: $(VENV_STAMP) ## Lint, format, types and the import rule
 	@$(BIN)/lint-imports --no-logo
 
 bench: $(VENV_STAMP) ## Measure speed, and with DATA=FOLDER of pictures and masks how good masks are
-	@set -e; for name in rle click network; do \
+	@set -e; for name in rle click clicks network; do \
 	  echo "== bench.$$name"; $(BIN)/python -m bench.$$name $(ARGS); done
 	@set -e; for name in $(if $(DATA),quality second_look proposals); do \
 	  echo "== bench.$$name"; $(BIN)/python -m bench.$$name "$(DATA)" $(ARGS); done
