@@ -193,6 +193,13 @@ class LabelStudioPage:
         """Until Label Studio has saved what is on the page, which it does within five seconds."""
         self.page.wait_for_timeout(6_000)
 
+    def undo(self) -> None:
+        """Press Ctrl+Z, which asks nobody: the suggestion stays until the next click."""
+        self.page.evaluate("document.activeElement.blur()")
+        before = self.regions()
+        self.page.keyboard.press("Control+z")
+        self.page.wait_for_function(f"{_REGIONS} < {before}")
+
     def accept(self) -> None:
         """Press the tick: the suggestion becomes a region and its prompts go."""
         self.page.get_by_test_id(ACCEPT).click()

@@ -196,6 +196,23 @@ def test_a_rejected_mask_is_gone_and_the_next_click_starts_anew(
     assert ids(annotator.submit()) == [region["id"]]
 
 
+def test_an_undone_click_is_left_out_of_the_next_answer(
+    loop: Loop, annotator: LabelStudioPage
+) -> None:
+    ready(loop, annotator, 30)
+    annotator.choose("1", "k")
+    first = one(annotator.click(160, 120))
+    annotator.click(165, 125, negative=True)  # a slip: on the object itself
+    annotator.undo()
+    third = one(annotator.click(40, 40, negative=True))
+    assert third["id"] == first["id"]
+    assert fits(third, DISC)
+    with loop.sessions() as session:
+        row = session.scalars(select(Interaction).order_by(Interaction.id.desc()).limit(1)).one()
+    places = [(round(p["x"], -1), round(p["y"], -1)) for p in row.prompts]
+    assert places == [(160, 120), (40, 40)]
+
+
 def test_auto_accept_replaces_one_region_in_place(loop: Loop, annotator: LabelStudioPage) -> None:
     ready(loop, annotator, 26)
     annotator.auto_accept()

@@ -136,8 +136,8 @@ def bucket() -> Iterator[str]:
         aws_access_key_id="reader",
         aws_secret_access_key="word",
     )
-    client.create_bucket(Bucket="pictures")
-    client.put_object(Bucket="pictures", Key="sub/a b.png", Body=png())
+    client.create_bucket(Bucket="shelf")
+    client.put_object(Bucket="shelf", Key="sub/a b.png", Body=png())
     yield f"http://{host}:{port}"
     server.stop()
 
@@ -149,7 +149,7 @@ def test_a_bucket_directly_and_through_label_studio(
     """With ``presign`` Label Studio redirects to the bucket's server, without it hands files on."""
     storage = {
         "project": project,
-        "bucket": "pictures",
+        "bucket": "shelf",
         "regex_filter": ".*png",
         "use_blob_urls": True,
         "presign": presign,
@@ -166,10 +166,10 @@ def test_a_bucket_directly_and_through_label_studio(
     resolved = http.get("/api/tasks/", params=listed).json()["tasks"]
     (given,), (proxied,) = raw[0]["data"].values(), resolved[0]["data"].values()
 
-    assert given == "s3://pictures/sub/a b.png"
+    assert given == "s3://shelf/sub/a b.png"
     assert "/resolve/?fileuri=" in proxied
     with source(
-        label_studio, {}, s3_buckets=["pictures"], s3_endpoint=bucket, s3_key="a", s3_secret="b"
+        label_studio, {}, s3_buckets=["shelf"], s3_endpoint=bucket, s3_key="a", s3_secret="b"
     ) as images:
         assert images.fetch(given) == png()
     hosts = [bucket.removeprefix("http://")] if presign else []
@@ -189,7 +189,7 @@ def test_bad_images_of_a_project_do_not_stop_the_others(
         "/data/local-files/?d=good.png": None,
         "/data/local-files/?d=empty.png": "is empty",
         "/data/local-files/?d=cut.png": "damaged or cut off",
-        "s3://pictures/sub/a b.png": None,
+        "s3://shelf/sub/a b.png": None,
         "s3://others/a.png": "add others to images.s3_buckets",
         "/data/local-files/?d=words.jpg": "not an image",
         "/data/local-files/?d=../../etc/passwd": "leads out",
@@ -203,7 +203,7 @@ def test_bad_images_of_a_project_do_not_stop_the_others(
         tmp_path / "home",
         label_studio={"url": label_studio.url, "token": label_studio.token},
         images={
-            "files_root": tmp_path, "s3_buckets": ["pictures"], "s3_endpoint": bucket,
+            "files_root": tmp_path, "s3_buckets": ["shelf"], "s3_endpoint": bucket,
             "s3_key": "reader", "s3_secret": "word",
         },
     )  # fmt: skip

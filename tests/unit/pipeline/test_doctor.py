@@ -342,7 +342,7 @@ def config_case(settings: Settings, *changes: tuple[str, str]) -> Case:
     ("changes", "state", "said"),
     [
         ([], "ok", "Clicks ask for masks of Object, Other."),
-        ([("BrushLabels", "Brush")], "problem", "no <BrushLabels> for the masks; add one"),
+        ([("BrushLabels", "Brush")], "problem", "no tag for the masks; add <BrushLabels>"),
         ([(' smart="false"', "")], "advice", "offered as a smart tool, whose strokes Label Studio"),
         (
             [('strokeWidth="6">', 'strokeWidth="6"><Label value="Background"/>')],
@@ -350,7 +350,7 @@ def config_case(settings: Settings, *changes: tuple[str, str]) -> Case:
             'the labels Background of <KeyPointLabels name="click"> only take away from masks',
         ),
         (
-            [('      <Label value="Other" background="#2a9d8f"/>\n      </Rect', "      </Rect")],
+            [('      <Label value="Other" background="#2a9d8f" />\n      </Rect', "      </Rect")],
             "advice",
             '<RectangleLabels name="box"> lacks the labels Other; add them',
         ),
@@ -370,7 +370,7 @@ def config_case(settings: Settings, *changes: tuple[str, str]) -> Case:
                     'name="mask" toName="image" smart="false">\n        <Label value="Object"',
                     'name="mask" toName="image" smart="false">\n        <Label value="Cat"',
                 ),
-                ('<Label value="Other" background="#2a9d8f"/>\n      </Brush', "</Brush"),
+                ('<Label value="Other" background="#2a9d8f" />\n      </Brush', "</Brush"),
             ],
             "problem",
             "shares no label with the masks' tag",

@@ -131,7 +131,6 @@ def test_as_many_labels_as_may_be() -> None:
 
 
 def test_the_default_is_one_of_ours() -> None:
-    assert DEFAULT_LABEL_CONFIG.endswith("\n")
     assert read_label_config(DEFAULT_LABEL_CONFIG).labels == ("Object", "Other")
 
 
