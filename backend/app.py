@@ -12,10 +12,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import text
@@ -25,7 +25,6 @@ from backend.answer import answer
 from backend.auth import BasicAuth
 from backend.errors import answer_errors
 from backend.metrics import Metrics
-from backend.notice import standing
 from backend.reply import to_json
 from backend.services import Services, open_services
 from backend.webhook import keep_event, send_event
@@ -67,6 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def _open_routes(let_in: BasicAuth) -> APIRouter:
     router = APIRouter()
+    few = CapacityLimiter(2)  # every open page asks; no click may wait for that
 
     @router.get("/health")
     async def health() -> dict[str, str]:
@@ -74,10 +74,13 @@ def _open_routes(let_in: BasicAuth) -> APIRouter:
         return {"status": "UP", "model_class": "SegNext"}
 
     @router.get("/notice")
-    async def notice(request: Request, project: int = 0) -> JSONResponse:
+    async def notice(
+        request: Request, project: Annotated[int, Query(ge=0, lt=2**31)] = 0
+    ) -> JSONResponse:
         """A line for the labelling page, asked for by the page itself and so without a password.
         It says whether the model answers and how many images wait, and nothing else."""
-        text = await to_thread.run_sync(standing, _services(request), project)
+        services = _services(request)
+        text = await to_thread.run_sync(services.standing.said, project, limiter=few)
         headers = {"Access-Control-Allow-Origin": "*", "Cache-Control": "no-store"}
         return JSONResponse({"text": text}, headers=headers)
 
@@ -116,13 +119,13 @@ def _routes() -> APIRouter:
         """Label Studio calls this often and expects an answer within 3 s, so it changes nothing."""
         body = await _json(request)
         read_label_config(str(body.get("schema") or "") if isinstance(body, dict) else "")
-        version, _ = await _in_thread(request, _services(request).serving.current)
+        version, _ = await to_thread.run_sync(_services(request).serving.current)
         return {"model_version": version.name}
 
     @router.get("/versions")
     @router.post("/versions")
     async def versions(request: Request) -> dict[str, list[str]]:
-        return {"versions": await _in_thread(request, partial(_versions, _services(request)))}
+        return {"versions": await to_thread.run_sync(_versions, _services(request))}
 
     @router.get("/metrics")
     async def metrics(request: Request) -> Response:
@@ -132,7 +135,7 @@ def _routes() -> APIRouter:
     @router.get("/ready")
     async def ready(request: Request) -> JSONResponse:
         """That a click would be answered: the database answers, and a model is loaded."""
-        version = await _in_thread(request, partial(_ready, _services(request)))
+        version = await to_thread.run_sync(_ready, _services(request))
         return JSONResponse({"status": "READY", "model_version": version})
 
     return router

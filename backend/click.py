@@ -93,7 +93,7 @@ def _answer(
         raise SupersededError
     scene = set_scene(services, question, view, config, stale)
     height, width = scene.image.height, scene.image.width
-    group = gesture.label if gesture.label in config.waiting_labels else None
+    group = gesture.label if gesture.label not in config.labels else None
     marks = tuple(
         replace(mark.on_image(height, width), group=group or "") for mark in gesture.marks
     )
@@ -103,14 +103,16 @@ def _answer(
     if found is None:
         return {"result": []}, FOREIGN
     thread, own = found
-    notice = ""
-    if waits and not any(mark.kind in ("polygon", "scribble") for mark in own):
-        notice = NO_DRAWING if waited else NOT_SAVED
+    notice = NO_DRAWING if waited else NOT_SAVED if waits else ""
+    if len(own) > len(gesture.marks):
+        notice = ""
     repeated = exact(scene.log, thread, own, scene.version.id)
     if repeated is not None:
         return _send_again(scene, repeated, gesture.rotation), notice
     marks = (*thread.carried, *own)
     before = previous(scene.log, marks)
+    if before is None and thread.region_id in scene.view.kept:
+        notice = ""  # what was painted by hand is the drawing
     prediction = scene.decode(marks, _previous_mask(scene, thread, before))
     sent = shape_reply(prediction.mask(), marks, services.settings.backend.max_reply_bytes)
     _count(services, own, sent)

@@ -6,6 +6,7 @@ first, in percent of the upright image; words alone; and with them the task as i
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -39,8 +40,9 @@ class TaskView:
 
     id: int
     data: Mapping[str, Any]
-    submitted: Mapping[str, Region]  # regions of the annotations, by id
+    annotations: Mapping[Any, Mapping[str, Region]]  # regions by id, of each annotation by its id
     kept: Mapping[str, Region]  # regions the annotator's page showed when it was last saved, by id
+    drawn: Mapping[str, Region]  # those of them in this annotator's own drafts
 
     def url(self, field: str) -> str:
         """Where the image is. Raises UnknownRecordError when the task names none."""
@@ -52,9 +54,10 @@ class TaskView:
             )
         return value
 
-    def with_draft(self, result: Any) -> TaskView:
+    def with_draft(self, draft: Mapping[str, Any]) -> TaskView:
         """The view with a newer draft than the request's."""
-        return replace(self, kept={**self.submitted, **_by_id([{"result": result}])})
+        kept, drawn = _shown(self.annotations, [draft])
+        return replace(self, kept=kept, drawn=drawn)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,15 +120,41 @@ def _task(entry: Any) -> TaskView:
         raise UnknownRecordError("The request lists a task without an id; import it first.")
     data = entry.get("data")
     submitted, drafts = _dicts(entry.get("annotations")), _dicts(entry.get("drafts"))
-    # Label Studio begins an annotation with a copy of the prediction it shows, and saves it as a
-    # draft only when something was changed.
-    shown = (*submitted, *drafts) or _dicts(entry.get("predictions"))
+    annotations = {_key(one, place): _by_id([one]) for place, one in enumerate(submitted)}
+    if not submitted and not drafts:
+        # Label Studio begins an annotation with a copy of the prediction it shows, and saves it as
+        # a draft only when something was changed.
+        kept, drawn = _by_id(_dicts(entry.get("predictions"))), _by_id([])
+    else:
+        kept, drawn = _shown(annotations, drafts)
     return TaskView(
         id=task_id,
         data=data if isinstance(data, Mapping) else {},
-        submitted=_by_id(submitted),
-        kept=_by_id(shown),
+        annotations=annotations,
+        kept=kept,
+        drawn=drawn,
     )
+
+
+def _shown(
+    annotations: Mapping[Any, Mapping[str, Region]], drafts: list[Mapping[str, Any]]
+) -> tuple[dict[str, Region], dict[str, Region]]:
+    """``kept`` and ``drawn`` of a task. The draft of an annotation takes its place."""
+    replaced = {draft.get("annotation") for draft in drafts if _is_key(draft.get("annotation"))}
+    drawn = _by_id(drafts)
+    kept: dict[str, Region] = {}
+    for key, regions in annotations.items():
+        if key not in replaced:
+            kept |= regions
+    return kept | drawn, drawn
+
+
+def _key(annotation: Mapping[str, Any], place: int) -> Any:
+    return annotation["id"] if _is_key(annotation.get("id")) else f"#{place}"
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _by_id(sources: Iterable[Mapping[str, Any]]) -> dict[str, Region]:
@@ -149,7 +178,7 @@ def _gesture(result: list[Any]) -> Gesture | None:
         if kind not in _MARKS or not isinstance(value, Mapping):
             continue  # shapes come with the draft
         if kind == "textarea":
-            marks.append(Mark(_id(entry), "text", True, text=words_of(entry)))
+            marks.append(words_mark(_id(entry), entry))
         else:
             label = _label(value, kind) or label
             marks.append(_click(entry, value) if kind == "keypointlabels" else _box(entry, value))
@@ -171,6 +200,13 @@ def words_of(region: Region) -> str:
     if not isinstance(text, str) or not text.strip() or not is_storable(text):
         raise PromptError("The text box holds no words; type what the object is called.")
     return " ".join(text.split())[: MAX_TEXT + 1]
+
+
+def words_mark(name: str, region: Region) -> Mark:
+    """The mark of a text box. Words that are edited in place keep their region, and are others."""
+    words = words_of(region)
+    digest = hashlib.blake2b(words.encode(), digest_size=6).hexdigest()
+    return Mark(f"{name}/{digest}", "text", True, text=words)
 
 
 def _click(entry: Region, value: Mapping[str, Any]) -> Mark:

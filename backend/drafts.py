@@ -42,7 +42,7 @@ def wait_for_draft(
             log.warning("The drafts of task %d cannot be read: %s", view.id, error)
             return None
         for draft in drafts:
-            found = view.with_draft(draft.get("result"))
+            found = view.with_draft(draft)
             if mark_id in found.kept:
                 return found
         if time.monotonic() + PAUSE > deadline:

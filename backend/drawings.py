@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,18 @@ from model.prediction import CANVAS
 from pipeline.cache import Cache
 from pipeline.masks import Mask, resized
 from pipeline.regions import mask_of
+
+
+class Sent:
+    """The regions that replies were sent as: outlining a large mask takes long, and every request
+    shows them again."""
+
+    def __init__(self, most: int = 300) -> None:
+        self._known = Cache[tuple[int, str], dict[str, Any]](most, lambda _: 1)
+
+    def region(self, reply_id: int, tag: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The region of a reply under a tag, made when it is not known."""
+        return self._known.get((reply_id, tag), make)
 
 
 class Drawings:

@@ -21,7 +21,7 @@ from backend.context import (
     is_storable,
     number,
     percent,
-    words_of,
+    words_mark,
 )
 from backend.marks import Mark, Place
 from model.errors import MaskloopError, PromptError
@@ -46,7 +46,7 @@ def read_hints(view: TaskView, config: LabelConfig, height: int, width: int) -> 
     One that cannot be read is left out: somebody else's damage must not cost a click its answer.
     """
     found: list[Mark] = []
-    for name, region in view.kept.items():
+    for name, region in view.drawn.items():
         if not 0 < len(name) <= MAX_NAME or not is_storable(name):
             continue
         tag = region.get("from_name")
@@ -55,7 +55,7 @@ def read_hints(view: TaskView, config: LabelConfig, height: int, width: int) -> 
             if hint is not None:
                 found += _marks(name, region, hint.positive, height, width)
             elif tag is not None and tag == config.text_tag:
-                found.append(Mark(name, "text", True, text=words_of(region)))
+                found.append(words_mark(name, region))
         except MaskloopError as error:
             log.info("A hint was left out: %s", error)
     kept, points = [], 0

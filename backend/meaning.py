@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +15,7 @@ from backend.marks import Mark, covers
 from backend.scene import Scene
 from backend.session import (
     DRAFT_DELAY,
+    LOOK_BACK,
     Reply,
     Thread,
     new_region_id,
@@ -45,32 +47,44 @@ def find_thread(
         marks = tuple(replace(mark, positive=False) for mark in marks if mark.kind == "click")
         known = same_session(scene.log, marks) if marks else None
         if known is not None:
-            return Thread(known.region_id, known.label, known.carried), marks
+            return Thread(known.region_id, known.label, _carried(scene, known, marks)), marks
         last = scene.log[0] if scene.log and marks else None
         carried = (*last.carried, *last.own) if last else ()
         return (Thread(last.region_id, last.label, carried), marks) if last else None
+    said = gesture.label is not None and gesture.label not in scene.config.waiting_labels
     known = same_session(scene.log, marks)
     region_id = None if known is None else known.region_id
     hints = tuple(_hints(scene, marks, region_id, waited))
     if known is not None:
-        thread = Thread(known.region_id, label, _carried(scene.log, known, marks))
+        thread = Thread(known.region_id, label, _carried(scene, known, marks))
     else:
-        thread = _region_meant(scene, label, marks, hints, waited)
+        thread = _region_meant(scene, label, marks, hints, said=said, waited=waited)
     used = {mark.id for mark in thread.carried}
     return thread, tuple(mark for mark in (*hints, *marks) if mark.id not in used)
 
 
-def _carried(log: Sequence[Reply], known: Reply, marks: tuple[Mark, ...]) -> tuple[Mark, ...]:
+def _carried(scene: Scene, known: Reply, marks: tuple[Mark, ...]) -> tuple[Mark, ...]:
     """What was said of a region besides the marks of this request: what was accepted before its
-    session, and marks of the kinds that Label Studio does not send together with these."""
-    newest = next(reply for reply in log if reply.region_id == known.region_id)
+    session, and marks of the kinds that Label Studio does not send together with these; not those
+    that a draft as new as this request shows to be deleted."""
+    newest = next(reply for reply in scene.log if reply.region_id == known.region_id)
     sent = {(mark.kind, mark.group) for mark in marks}
-    others = (
+    others = [
         mark
         for mark in (*newest.carried, *newest.own)
-        if (mark.kind, mark.group) not in sent and mark.kind not in DRAWN
-    )
-    return (*known.carried, *(mark for mark in others if mark not in known.carried))
+        if (mark.kind, mark.group) not in sent
+        and mark.kind not in DRAWN
+        and mark not in known.carried
+    ]
+    if _on_page(marks[-1]) in scene.view.kept:
+        others = [mark for mark in others if _on_page(mark) in scene.view.kept]
+    return (*known.carried, *others)
+
+
+def _on_page(mark: Mark) -> str:
+    """The id of the region that a mark is on the page. Of a brush each stroke is a mark, until it
+    is submitted and all of it is one; of a text box each wording is."""
+    return mark.id.partition("/")[0]
 
 
 def _label(scene: Scene, gesture: Gesture, marks: tuple[Mark, ...]) -> str:
@@ -96,12 +110,14 @@ def _hints(
     another region is spent; but when the annotator asks for it anew, only where that region is
     still there: of a mask that was rejected the drawing may be tried again.
     """
+    if len(scene.log) >= LOOK_BACK and not waited:
+        return  # what was used before the log begins would count again
     asked = {mark.id for mark in marks}
     used: dict[str, set[str]] = {}
     for reply in scene.log:
         for mark in (*reply.own, *reply.carried):
             used.setdefault(mark.id, set()).add(reply.region_id)
-            used.setdefault(_drawing(mark), set()).add(reply.region_id)
+            used.setdefault(_on_page(mark), set()).add(reply.region_id)
     for hint in read_hints(scene.view, scene.config, scene.image.height, scene.image.width):
         owners = used.get(hint.id, set())
         if waited:
@@ -110,14 +126,14 @@ def _hints(
             yield hint
 
 
-def _drawing(mark: Mark) -> str:
-    """The region that a mark was drawn as: of a brush, each stroke is a mark until it is submitted,
-    then all of it is one."""
-    return mark.id.partition("/")[0]
-
-
 def _region_meant(
-    scene: Scene, label: str, marks: tuple[Mark, ...], hints: tuple[Mark, ...], waited: bool
+    scene: Scene,
+    label: str,
+    marks: tuple[Mark, ...],
+    hints: tuple[Mark, ...],
+    *,
+    said: bool,
+    waited: bool,
 ) -> Thread:
     """The region that the first marks of a session mean: one that they repair, else a new one.
 
@@ -128,7 +144,7 @@ def _region_meant(
     then only the id is kept and its past is not.
     """
     own = Thread(new_region_id(scene.project_id, scene.view.id, label, marks[0]), label)
-    candidates = _candidates(scene, label, by_hand=waited)
+    candidates = _candidates(scene, label if said else None, by_hand=waited)
     if not candidates:
         return own
     size = scene.image.height, scene.image.width
@@ -142,17 +158,20 @@ def _region_meant(
     for candidate in candidates:
         known = resized(candidate.mask, fresh.shape)
         under = covers(known, marks[-1], *size)
-        meant = candidate.by_hand and _is_around(known, marks[-1], *size)
+        # What is painted around the click is meant, unless a hint says what is.
+        meant = candidate.by_hand and not hints and covers(_filled(known), marks[-1], *size)
         if meant or same_object(fresh, known, under=under):
             return candidate.thread if candidate.kept else replace(candidate.thread, carried=())
     return own
 
 
-def _is_around(mask: NDArray[np.bool_], mark: Mark, height: int, width: int) -> bool:
-    """Whether a mark lies within the extent of a mask: on it, or inside a ring that was painted."""
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    row, column = mark.y / height * mask.shape[0], mark.x / width * mask.shape[1]
-    return bool(rows[0] <= row <= rows[-1] + 1 and columns[0] <= column <= columns[-1] + 1)
+def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask without holes: of a ring that was painted, the inside too."""
+    values = np.ascontiguousarray(mask).view(np.uint8)
+    rings, _ = cv2.findContours(values, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    canvas = np.zeros_like(values)
+    cv2.drawContours(canvas, rings, -1, 1, cv2.FILLED)
+    return canvas.astype(np.bool_)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,19 +189,19 @@ class Candidate:
     by_hand: bool = False
 
 
-def _candidates(scene: Scene, label: str, *, by_hand: bool) -> list[Candidate]:
-    """Our regions of a label on this image, those surely on the page first, the newest first; and
-    those painted by hand, where they are asked for."""
+def _candidates(scene: Scene, label: str | None, *, by_hand: bool) -> list[Candidate]:
+    """Our regions of a label, or of any, on this image: those surely on the page first, the newest
+    first; and those painted by hand, where they are asked for."""
     threshold = scene.model.config.threshold
     kept: list[Candidate] = []
     recent: list[Candidate] = []
     answered = newest_by_region(scene.log, label)
     for reply in answered[:MOST_REGIONS]:
         on_page = reply.region_id in scene.view.kept or any(
-            mark.id in scene.view.kept for mark in reply.own if mark.kind in ("click", "box")
+            _on_page(mark) in scene.view.kept for mark in reply.own if mark.kind not in DRAWN
         )
         if on_page or now() - reply.at < DRAFT_DELAY:
-            thread = Thread(reply.region_id, label, (*reply.carried, *reply.own))
+            thread = Thread(reply.region_id, reply.label, (*reply.carried, *reply.own))
             mask = scene.probability(reply) > threshold
             (kept if on_page else recent).append(Candidate(thread, mask, on_page))
     # Regions on the page that the log does not have, such as proposals. Those with a score came
@@ -191,9 +210,11 @@ def _candidates(scene: Scene, label: str, *, by_hand: bool) -> list[Candidate]:
     for region_id, region in list(scene.view.kept.items())[: -MOST_REGIONS - 1 : -1]:
         scored = "score" in region
         ours = region.get("from_name") == scene.config.output_tag and (scored or by_hand)
-        if ours and region_id not in known and label_of(region) == label:
+        named = label_of(region)
+        fits = named == label if label is not None else named in scene.config.labels
+        if ours and region_id not in known and fits:
             shown = scene.services.drawings.mask(region)
             if shown is not None and shown.any():
-                thread = Thread(region_id, label)
+                thread = Thread(region_id, str(named))
                 kept.append(Candidate(thread, shown, True, by_hand=not scored))
     return kept + recent

@@ -4,17 +4,12 @@ answer fills, and, where browsers reach the backend, a line that asks for itself
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from backend.services import Services
 from model.errors import MaskloopError
-from pipeline.encoding import waiting_tasks
 from pipeline.label_config import LabelConfig
-
-log = logging.getLogger(__name__)
 
 LONGEST = 300  # characters of a notice
 SAFE = "Your drawing is safe."
@@ -48,18 +43,3 @@ def sentence(error: Exception) -> str:
     if isinstance(error, MaskloopError):
         return f"{error} {SAFE}"
     return UNAVAILABLE if isinstance(error, SQLAlchemyError) else BROKEN
-
-
-def standing(services: Services, project_id: int) -> str:
-    """What the annotators of a project should know before they click; empty: nothing."""
-    try:
-        services.serving.current()
-        with services.sessions() as session:
-            waiting = len(waiting_tasks(session, project_id))
-    except (MaskloopError, SQLAlchemyError) as error:
-        log.warning("Annotators are told that the model is unavailable: %r", error)
-        return UNAVAILABLE
-    if not waiting:
-        return ""
-    images = "1 image is" if waiting == 1 else f"{waiting} images are"
-    return f"{images} still being encoded; a first click there takes a moment longer."

@@ -98,11 +98,17 @@ class Scene:
         with self.services.sessions() as database:
             row = database.get_one(Interaction, reply.id)
         kept = self.view.kept.get(reply.region_id)
-        if kept is not None and not same_drawing(kept, self.region(reply, row.rle)):
+        if kept is not None and not same_drawing(kept, self._sent(reply, row.rle)):
             edited = self.services.drawings.mask(kept)
             if edited is not None:
                 return edited.astype(np.float32)
         return probability_from_png(row.probability)
+
+    def _sent(self, reply: Reply, rle: bytes) -> dict[str, Any]:
+        if self.config.output == "brush":
+            return self.region(reply, rle)
+        tag = f"{self.config.output_tag} {self.config.output}"
+        return self.services.sent.region(reply.id, tag, lambda: self.region(reply, rle))
 
     def region(
         self, thread: Thread | Reply, rle: bytes, score: float | None = None, rotation: int = 0

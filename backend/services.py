@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from backend.drawings import Drawings
+from backend.drawings import Drawings, Sent
 from backend.latest import Latest
 from backend.metrics import Metrics
 from backend.network import Network
+from backend.standing import Standing
 from backend.warming import Parts, Warming
 from pipeline.database import make_sessions, upgrade
 from pipeline.embeddings import Embeddings
@@ -45,6 +46,8 @@ class Services:
     latest: Latest
     warming: Warming
     drawings: Drawings
+    sent: Sent
+    standing: Standing
 
 
 @contextmanager
@@ -87,6 +90,8 @@ def open_services(settings: Settings, metrics: Metrics) -> Iterator[Services]:
             latest=Latest(),
             warming=warming,
             drawings=Drawings(),
+            sent=Sent(),
+            standing=Standing(sessions, serving),
         )
         stack.callback(warming.close)  # before what it works with
         version, _ = services.serving.current()

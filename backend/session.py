@@ -128,11 +128,11 @@ def previous(log: Sequence[Reply], marks: Iterable[Mark]) -> Reply | None:
     return max(parts, key=lambda reply: (len(reply.marks), reply.id), default=None)
 
 
-def newest_by_region(log: Sequence[Reply], label: str) -> list[Reply]:
-    """The newest reply of each region of a label, newest first."""
+def newest_by_region(log: Sequence[Reply], label: str | None) -> list[Reply]:
+    """The newest reply of each region of a label, or of any, newest first."""
     seen: dict[str, Reply] = {}
     for reply in log:
-        if reply.label == label:
+        if label is None or reply.label == label:
             seen.setdefault(reply.region_id, reply)
     return list(seen.values())
 

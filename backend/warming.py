@@ -47,6 +47,7 @@ class Warming:
         self._seen: OrderedDict[tuple[int, int, str, bool], None] = OrderedDict()
         self._waiting = 0
         self._lock = Lock()
+        self._closed = False
 
     def opened(self, project_id: int, ls_task_id: int, url: str, *, itself: bool) -> None:
         """An annotator is at a task: see to the embeddings of the tasks that follow.
@@ -58,16 +59,18 @@ class Warming:
         """
         key = project_id, ls_task_id, url, itself
         with self._lock:
-            if key in self._seen or self._waiting >= MOST_WAITING:
+            if self._closed or key in self._seen or self._waiting >= MOST_WAITING:
                 return
             self._seen[key] = None
             if len(self._seen) > REMEMBERED:
                 self._seen.popitem(last=False)
             self._waiting += 1
-        self._thread.submit(self._work, *key)
+            self._thread.submit(self._work, *key)
 
     def close(self) -> None:
         """Let the task in hand end, and leave the rest."""
+        with self._lock:
+            self._closed = True
         self._thread.shutdown(cancel_futures=True)
 
     def _work(self, project_id: int, ls_task_id: int, url: str, itself: bool) -> None:

@@ -247,7 +247,7 @@ def _has_prompts(annotation: Json, config: LabelConfig | None) -> bool:
 def _asks(region: Json, config: LabelConfig) -> bool:
     """Whether a region is words or a hint for the model, and no mask."""
     tag = region.get("from_name")
-    return (tag is not None and tag == config.text_tag) or bool(config.hint(tag, label_of(region)))
+    return tag is not None and (tag == config.text_tag or tag in config.hint_tags)
 
 
 def _annotator(annotation: Json) -> str | None:

@@ -7,6 +7,8 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
+
 from pipeline.errors import LabelConfigError, LabelStudioError
 from pipeline.label_config import LabelConfig, labels_in, read_label_config
 from pipeline.label_studio import Json, LabelStudio
@@ -16,6 +18,7 @@ from pipeline.settings import BackendSettings, Settings
 log = logging.getLogger(__name__)
 
 TITLE = "maskloop"
+SECONDS = 5  # for the backend to say that it has notices
 LABELS = ("Object", "Other")  # of a project that has none
 CONNECTED = "CO"
 # What pipeline.events works on; the backend keeps these and lets the others go.
@@ -78,8 +81,8 @@ def connect(
         config = read_label_config(project["label_config"])
     except LabelConfigError as error:
         raise LabelConfigError(
-            f"{error} Or have `maskloop connect --project {project_id} --template` write a "
-            "labelling config that has all it takes."
+            f"{error} Or have `maskloop connect --project {project_id} --template` write one that "
+            "has all it takes in its place."
         ) from None
     backend = _attach_backend(client, settings.backend, project_id, changed)
     webhook = _attach_webhook(client, settings.backend, project_id, changed)
@@ -93,7 +96,7 @@ def connect(
         webhook_id=webhook["id"],
         labels=config.labels,
         changed=tuple(changed),
-        advice=_advice(project["label_config"], config),
+        advice=_advice(project_id, project["label_config"], config),
     )
 
 
@@ -105,12 +108,21 @@ def _write_config(
     changed: list[str],
 ) -> Json:
     labels = template.labels or labels_in(str(project["label_config"])) or LABELS
-    live = f"{settings.browser_url}/notice?project={project['id']}" if settings.browser_url else ""
+    live = f"{settings.browser_url}/notice?project={project['id']}"
+    live = live if settings.browser_url and _answers(live) else ""
     xml = write_label_config(labels, template.output, text=template.text, live=live)
     if xml == project["label_config"]:
         return project
     changed.append(f"wrote a labelling config for masks of {', '.join(labels)}")
     return client.update_project(int(project["id"]), label_config=xml)
+
+
+def _answers(url: str) -> bool:
+    """Whether there are notices: label-studio-ml has no such route."""
+    try:
+        return httpx.get(url, timeout=SECONDS, trust_env=False).status_code == httpx.codes.OK
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return False
 
 
 def basic_auth_header(settings: BackendSettings) -> dict[str, str]:
@@ -182,11 +194,11 @@ def _attach_webhook(
     found = ours | {"actions": sorted(ours.get("actions") or ())}
     if all(found.get(name) == value for name, value in wanted.items()):
         return ours
-    changed.append(f"gave the webhook to {url} its credentials and actions")
+    changed.append(f"set up the webhook to {url} with its credentials and actions")
     return client.update_webhook(ours["id"], **wanted)
 
 
-def _advice(xml: str, config: LabelConfig) -> tuple[str, ...]:
+def _advice(project_id: int, xml: str, config: LabelConfig) -> tuple[str, ...]:
     advice = []
     if config.click_tag is None:
         advice.append(
@@ -210,7 +222,7 @@ def _advice(xml: str, config: LabelConfig) -> tuple[str, ...]:
         lacking.append("no tools to draw hints for the model")
     if lacking:
         advice.append(
-            f"The labelling config has {' and '.join(lacking)}; `maskloop connect --template` "
-            "writes one that has."
+            f"The labelling config has {' and '.join(lacking)}; `maskloop connect --project "
+            f"{project_id} --template` puts one that has in its place."
         )
     return tuple(advice)

@@ -50,7 +50,7 @@ def labelling_config(case: Case) -> Answer:
     if config.notice_tag is None:
         hints.append(
             "it has no place to tell annotators what goes wrong; `maskloop connect --template` "
-            "writes one that has"
+            "puts one that has in its place"
         )
     if hints:
         return advice(f"Clicks work, but {'; and '.join(hints)}.")

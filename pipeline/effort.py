@@ -62,14 +62,19 @@ def count_prompts(replies: Iterable[list[dict[str, Any]]]) -> tuple[int, int]:
     """All prompts made, and how many of them were negative clicks, over all replies of a region.
 
     A reply repeats the prompts before it, except with auto-accept, where it holds only the newest;
-    and a click that was undone was made all the same. So prompts are counted by their ids.
+    and a click that was undone was made all the same. So prompts are counted by their ids; all
+    strokes of one brush, and all wordings of a text box, as one.
 
     >>> a, b = {"id": "a", "positive": True}, {"id": "b", "positive": False}
     >>> count_prompts([[a], [a, b]])
     (2, 1)
     """
-    prompts = {prompt["id"]: prompt for reply in replies for prompt in reply}
-    return len(prompts), sum(not prompt.get("positive", True) for prompt in prompts.values())
+    prompts = {prompt["id"].partition("/")[0]: prompt for reply in replies for prompt in reply}
+    negative = (
+        not prompt.get("positive", True) and prompt.get("kind", "click") == "click"
+        for prompt in prompts.values()
+    )
+    return len(prompts), sum(negative)
 
 
 def _iou(data: bytes, mask: Mask) -> float | None:

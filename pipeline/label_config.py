@@ -59,6 +59,11 @@ class LabelConfig:
     notice_tag: str | None = None
     notice_on: str | None = None
 
+    @property
+    def hint_tags(self) -> frozenset[str]:
+        """The tags of hints: masks are never drawn with these, whatever their labels are now."""
+        return frozenset(hint.tag for hint in self.hints)
+
     def hint(self, tag: Any, label: str | None) -> Hint | None:
         """The hint that regions of a tag with a label are, None when they are none."""
         found = (hint for hint in self.hints if hint.tag == tag)

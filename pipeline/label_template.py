@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import cycle
 from typing import Literal
 from urllib.parse import quote
@@ -22,10 +22,11 @@ OUTPUT_TAGS: dict[Output, str] = {
 _HAND = {"brush": "Paint: B", "polygon": "Outline: P", "vector": "Path", "bitmask": "Paint"}
 _COLOURS = ("#d1495b", "#2a9d8f", "#edae49", "#4f6d9a", "#8f5aa8", "#6a994e", "#e07a3f", "#3aa6c9")
 MAX_LABELS = 200
+USE_DRAWING = "Use drawing"
 _STYLE = (
     ".maskloop-notice {{ min-height: {height}px; }} "
     '.maskloop-notice [data-testid="htx-textbox-actions"] {{ display: none; }} '
-    ".maskloop-notice p {{ color: #9c2f00; font-weight: 600; }}"
+    ".maskloop-notice p {{ color: #9c2f00; font-weight: 600; }} h6 {{ white-space: nowrap; }}"
 )
 # A page of its own, without rights in Label Studio's: it asks, and shows what is said. Nothing of
 # the task goes in here: whoever imports tasks could make it do something else.
@@ -74,15 +75,21 @@ def write_label_config(
             f"Labels must be 1 to {MAX_LABELS} different names; name each kind of object once."
         )
     smart = {"smart": "true", "smartOnly": "true"}
+    if hints and USE_DRAWING in names:
+        raise LabelConfigError(
+            f"{USE_DRAWING!r} is what clicks that read a drawing are called; name the label "
+            "otherwise."
+        )
+    keys = _keys(len(names), hints)
     view = Element("View")
     _notice(view, live)
     row = _row(view)
-    click = _tool(row, "Click: K", "KeyPointLabels", "click", names, **smart, strokeWidth="6")
+    click = _tool(row, "Click: K", "KeyPointLabels", "click", names, keys, **smart, strokeWidth="6")
     if hints:  # of two click tags, K would know the last only
-        _label(click, "Use drawing", "#118ab2", hotkey="d", model_waits="true")
-    _tool(row, "Box: R", "RectangleLabels", "box", names, **smart)
+        _label(click, USE_DRAWING, "#118ab2", hotkey="d", model_waits="true")
+    _tool(row, "Box: R", "RectangleLabels", "box", names, keys, **smart)
     closes = {"closable": "true"} if output == "vector" else {}  # else paths are left open
-    _tool(row, _HAND[output], OUTPUT_TAGS[output], "mask", names, smart="false", **closes)
+    _tool(row, _HAND[output], OUTPUT_TAGS[output], "mask", names, keys, smart="false", **closes)
     if hints:
         row = _row(view)
         scribbles = _tool(
@@ -93,12 +100,12 @@ def write_label_config(
             (),
             smart="false",
         )
-        _label(scribbles, "On it", "#118ab2", model_hint="positive")
-        _label(scribbles, "Off it", "#3d405b", model_hint="negative")
-        outline = _tool(row, "", "PolygonLabels", "outline", (), smart="false")
-        _label(outline, "Outline", "#118ab2", model_hint="positive")
-        ellipse = _tool(row, "", "EllipseLabels", "ellipse", (), smart="false")
-        _label(ellipse, "Ellipse", "#118ab2", model_hint="positive")
+        _label(scribbles, "On it", "#118ab2", hotkey=next(keys), model_hint="positive")
+        _label(scribbles, "Off it", "#3d405b", hotkey=next(keys), model_hint="negative")
+        outline = _tool(row, "", "PolygonLabels", "outline", smart="false")
+        _label(outline, "Outline", "#118ab2", hotkey=next(keys), model_hint="positive")
+        ellipse = _tool(row, "", "EllipseLabels", "ellipse", smart="false")
+        _label(ellipse, "Ellipse", "#118ab2", hotkey=next(keys), model_hint="positive")
     SubElement(
         view,
         "Image",
@@ -138,7 +145,7 @@ def _notice(view: Element, live: str) -> None:
     Label Studio shows a <TextArea> whose ``visibleWhen`` never holds, and saves nothing of it. It
     belongs to a hidden <Text>: a notice on the image would carry the chosen label along.
     """
-    SubElement(view, "Style").text = _STYLE.format(height=64 if live else 44)
+    SubElement(view, "Style").text = _STYLE.format(height=80 if live else 52)
     place = SubElement(view, "View", className="maskloop-notice")
     notice = {"editable": "false", "maxSubmissions": "0", "model_notice": "true"}
     hidden = {"visibleWhen": "choice-selected", "whenTagName": "never"}
@@ -151,20 +158,36 @@ def _row(view: Element) -> Element:
     return SubElement(view, "View", style="display: flex; flex-wrap: wrap; column-gap: 24px")
 
 
+def _keys(labels: int, hints: bool) -> Iterator[str]:
+    """Keys of the labels of all tools, in their order. Left to itself Label Studio would give those
+    of its own tools away."""
+    known = [*"1234567890qwetasfgzxcyionjl"]
+    known += [f"shift+{key}" for key in known if key.isalpha()]
+    wanted = 3 * labels + 4 * hints
+    return iter(known[:wanted] + [""] * (wanted - len(known)))
+
+
 def _tool(
-    row: Element, title: str, tag: str, name: str, labels: Sequence[str], **attributes: str
+    row: Element,
+    title: str,
+    tag: str,
+    name: str,
+    labels: Sequence[str] = (),
+    keys: Iterator[str] | None = None,
+    **attributes: str,
 ) -> Element:
     cell = SubElement(row, "View", style="display: flex; align-items: center; gap: 8px")
     if title:
         SubElement(cell, "Header", size="6", value=title)
     tool = SubElement(cell, tag, {"name": name, "toName": "image", **attributes})
     for label, colour in zip(labels, cycle(_COLOURS), strict=False):
-        _label(tool, label, colour)
+        _label(tool, label, colour, hotkey=next(keys) if keys else "")
     return tool
 
 
 def _label(tool: Element, value: str, background: str, **attributes: str) -> None:
-    SubElement(tool, "Label", {"value": value, "background": background, **attributes})
+    said = {key: text for key, text in attributes.items() if text}
+    SubElement(tool, "Label", {"value": value, "background": background, **said})
 
 
 DEFAULT_LABEL_CONFIG = write_label_config(("Object", "Other"))

@@ -49,7 +49,25 @@ def outline(mask: Mask, tolerance: float) -> Path:
 
 def parted(path: NDArray[np.int32]) -> list[NDArray[np.int32]]:
     """The rings of a path, int32 [n, 2], without the bridges between them: edges that are walked
-    there and back. What has no area stays as it is."""
+    there and back. What has no area stays as it is, and so does what has more corners or rings
+    than ``outline`` ever gives."""
+    if len(path) > 2 * MOST_CORNERS:
+        return [path]
+    done: list[NDArray[np.int32]] = []
+    waiting = [path]
+    while waiting:
+        halves = _halves(waiting.pop())
+        if len(halves) == 1:
+            done += halves
+        else:
+            waiting += halves
+        if len(done) + len(waiting) > 2 * MOST_RINGS:
+            return [path]
+    return done
+
+
+def _halves(path: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+    """A path cut in two at its first bridge; the path, where it has none."""
     places = [tuple(corner) for corner in path.tolist()]
     first: dict[tuple[object, object], int] = {}
     for k, edge in enumerate(zip(places, places[1:], strict=False)):
@@ -58,7 +76,7 @@ def parted(path: NDArray[np.int32]) -> list[NDArray[np.int32]]:
             inner = path[there + 1 : k + 1]
             outer = np.concatenate([path[: there + 1], path[k + 2 :]])
             if min(map(_area, (inner, outer))) > 0:
-                return parted(inner) + parted(outer)
+                return [inner, outer]
         first.setdefault(edge, k)
     return [path]
 

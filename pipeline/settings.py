@@ -41,7 +41,7 @@ class LabelStudioSettings(Section):
     project: int | None = Field(None, description="Project the scheduled jobs work on.")
     poll_seconds: float = Field(60, gt=0, description="Seconds between two reconcile passes.")
     outline_tolerance: float = Field(
-        0.001,
+        0.002,
         ge=0,
         le=0.1,
         description="How far polygons may be off the mask's edge, as a share of the image's longer "

@@ -21,8 +21,8 @@ class Interaction(Base):
     image_id: Mapped[int] = mapped_column(ForeignKey("image.id"))
     region_id: Mapped[str] = mapped_column(String(64), index=True)  # id of the region we sent
     label: Mapped[str] = mapped_column(String(255))
-    # [{"id", "kind": "click"|"box", "positive", "x", "y"[, "x2", "y2"]}], in image pixels, the
-    # oldest first
+    # Marks as ``backend.marks.Mark.to_json`` writes them: [{"id", "kind": "click", "box",
+    # "polygon", "scribble" or "text", "positive", "x", "y", ...}], in image pixels
     prompts: Mapped[list[Any]]
     model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
     probability: Mapped[bytes] = mapped_column(LargeBinary)  # PNG, uint8 = 255 * probability, small

@@ -111,7 +111,7 @@ def test_a_drawing_and_a_click_that_reads_it(
         annotator.stroke((130, 120), (160, 95), (190, 120), (160, 145))
     else:
         annotator.stroke((160, 120), (212, 172))
-    annotator.pick("d", "k")
+    annotator.choose("k", "d")
     region = one(annotator.click(160, 120, on_region=True))
     assert fits(region, DISC)
     assert kinds(loop) == ["scribble" if drawn == "scribble" else "polygon", "click"]
@@ -129,7 +129,7 @@ def test_a_negative_stroke_takes_away(loop: Loop, annotator: LabelStudioPage) ->
     ready(loop, annotator, 22)
     annotator.pick("8")
     annotator.stroke((20, 30), (300, 30))
-    annotator.pick("d", "k")
+    annotator.choose("k", "d")
     region = one(annotator.click(160, 120, on_region=True))
     assert fits(region, DISC)
     assert kinds(loop) == ["-scribble", "click"]
@@ -141,7 +141,7 @@ def test_a_mask_painted_by_hand_is_gone_on_from_in_place(
     ready(loop, annotator, 23)
     annotator.pick("5")
     annotator.stroke((130, 120), (160, 90), (190, 120), (160, 150), (130, 120))
-    annotator.pick("d", "k")
+    annotator.choose("k", "d")
     region = one(annotator.click(160, 120, on_region=True))
     assert fits(region, DISC)
     annotator.accept()
@@ -152,7 +152,7 @@ def test_a_mask_painted_by_hand_is_gone_on_from_in_place(
 
 def test_a_click_that_finds_no_drawing_says_so(loop: Loop, annotator: LabelStudioPage) -> None:
     ready(loop, annotator, 24)
-    annotator.pick("d", "k")
+    annotator.choose("k", "d")
     assert fits(one(annotator.click(160, 120)), DISC)
     assert "no new drawing" in annotator.notice()
     annotator.choose("1", "k")
@@ -204,6 +204,7 @@ def test_an_undone_click_is_left_out_of_the_next_answer(
     first = one(annotator.click(160, 120))
     annotator.click(165, 125, negative=True)  # a slip: on the object itself
     annotator.undo()
+    annotator.choose("1", "k")  # undoing lets go of the label
     third = one(annotator.click(40, 40, negative=True))
     assert third["id"] == first["id"]
     assert fits(third, DISC)
@@ -211,6 +212,20 @@ def test_an_undone_click_is_left_out_of_the_next_answer(
         row = session.scalars(select(Interaction).order_by(Interaction.id.desc()).limit(1)).one()
     places = [(round(p["x"], -1), round(p["y"], -1)) for p in row.prompts]
     assert places == [(160, 120), (40, 40)]
+
+
+def test_with_many_labels_the_keys_of_tools_are_still_theirs(
+    loop: Loop, annotator: LabelStudioPage
+) -> None:
+    other = loop.with_config("many", write_label_config([f"kind {n}" for n in range(12)]))
+    ready(other, annotator, 31)
+    annotator.choose("3", "k")
+    region = one(annotator.click(160, 120))
+    assert region["value"]["brushlabels"] == ["kind 2"]
+    annotator.reject()
+    annotator.choose("e", "r")  # the box's first label
+    region = one(annotator.drag(108, 68, 212, 172))
+    assert fits(region, DISC)
 
 
 def test_auto_accept_replaces_one_region_in_place(loop: Loop, annotator: LabelStudioPage) -> None:

@@ -131,7 +131,7 @@ def test_a_config_without_masks_is_told_before_anything_changes(
     project = client.create_project("connect: no masks", config)
     with pytest.raises(
         LabelConfigError,
-        match=r"no tag for the masks; add .*connect --project \d+ --template` write",
+        match=r"no tag for the masks; add .*connect --project \d+ --template`",
     ):
         connect(client, settings, project)
     assert client.backends(project) == []

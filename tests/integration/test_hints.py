@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
+from backend import standing
 from model.segnext import SegNext
 from pipeline.label_template import DEFAULT_LABEL_CONFIG, write_label_config
 from pipeline.masks import Mask, iou
@@ -247,7 +248,10 @@ def test_a_broken_model_is_told_without_a_traceback(
     assert notice == ""
 
 
-def test_the_live_notice_needs_no_password_and_says_little(tmp_path: Any) -> None:
+def test_the_live_notice_needs_no_password_and_says_little(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing, "FRESH_SECONDS", -1)
     made = settings_for(tmp_path, password="secret")
     with backend(made) as client:
         answer = client.get("/notice", params={"project": 7})

@@ -117,9 +117,35 @@ def test_a_newer_draft_takes_the_place_of_the_older_and_leaves_the_annotations()
         "annotations": [{"result": [{"id": "a"}]}],
     }
     (view,) = read_question(body(tasks=[task])).tasks
-    assert set(view.with_draft([{"id": "e"}]).kept) == {"a", "e"}
+    assert (set(view.kept), set(view.drawn)) == ({"a", "d"}, {"d"})
+    newer = view.with_draft({"result": [{"id": "e"}]})
+    assert (set(newer.kept), set(newer.drawn)) == ({"a", "e"}, {"e"})
     for nonsense in (None, 7, [7], {"id": "e"}):
-        assert set(view.with_draft(nonsense).kept) == {"a"}
+        assert set(view.with_draft({"result": nonsense}).kept) == {"a"}
+
+
+def test_the_draft_of_an_annotation_stands_for_it() -> None:
+    task = {
+        "id": 3,
+        "annotations": [
+            {"id": 5, "result": [{"id": "mine"}, {"id": "deleted"}]},
+            {"id": 6, "result": [{"id": "others"}]},
+        ],
+        "drafts": [{"id": 1, "annotation": 5, "result": [{"id": "mine"}]}],
+    }
+    (view,) = read_question(body(tasks=[task])).tasks
+    assert set(view.kept) == {"mine", "others"}
+    assert set(view.drawn) == {"mine"}  # hints of others are none of this annotator's
+    again = view.with_draft({"annotation": 5, "result": []})
+    assert (set(again.kept), set(again.drawn)) == ({"others"}, set())
+
+
+def test_words_that_are_edited_in_place_are_other_words() -> None:
+    def mark(words: str) -> Mark:
+        return only_mark({"id": "t", "type": "textarea", "value": {"text": [words]}})
+
+    assert mark("cat") == mark(" cat ")
+    assert mark("cat").id != mark("dog").id
 
 
 def test_regions_of_drafts_and_annotations_are_known_by_id() -> None:

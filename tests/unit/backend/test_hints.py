@@ -14,7 +14,7 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from backend.context import MAX_NAME, TaskView
+from backend.context import MAX_NAME, TaskView, words_mark
 from backend.hints import CANVAS, MOST_HINTS, MOST_POINTS, read_hints, strokes_mask
 from backend.marks import Mark, prompt_of
 from model.errors import MaskloopError
@@ -64,7 +64,8 @@ def region(kind: str, label: str = "On", **changes: Any) -> dict[str, Any]:
 
 
 def view(*regions: Any) -> TaskView:
-    return TaskView(3, {}, {}, {each["id"]: each for each in regions})
+    shown = {each["id"]: each for each in regions}
+    return TaskView(3, {}, {}, kept=shown, drawn=shown)
 
 
 def hints(*regions: Any) -> list[Mark]:
@@ -237,7 +238,8 @@ def test_a_closed_path_is_an_area_and_an_open_one_is_nothing() -> None:
 
 def test_the_text_box_gives_its_last_words() -> None:
     words = {"id": "w", "type": "textarea", "from_name": "words", "value": {"text": ["a", " b  c"]}}
-    assert hints(words) == [Mark("w", "text", True, text="b c")]
+    assert hints(words) == [words_mark("w", words)]
+    assert hints(words)[0].text == "b c"
     longer = words | {"value": {"text": ["x" * 10_000]}}
     (mark,) = hints(longer)
     assert mark.text is not None

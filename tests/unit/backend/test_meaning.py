@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from backend.context import Gesture, TaskView
+from backend.context import Gesture, TaskView, words_mark
 from backend.drawings import Drawings
 from backend.marks import Mark
 from backend.meaning import find_thread
@@ -63,7 +63,8 @@ class Stage:
 
     @property
     def view(self) -> TaskView:
-        return TaskView(2, {}, {}, {region["id"]: region for region in self.kept})
+        shown = {region["id"]: region for region in self.kept}
+        return TaskView(2, {}, {}, kept=shown, drawn=shown)
 
     def decode(self, marks: Sequence[Mark], mask: Any) -> Any:
         assert mask is None
@@ -221,13 +222,33 @@ def test_words_are_labelled_by_what_they_say_or_as_before(
 
 def test_drawings_come_before_the_click_that_asks_for_them() -> None:
     stage = Stage(kept=[ellipse("e"), written("w", "a cat"), ellipse("f")])
-    assert stage.marks_of(ON_LEFT) == ["e", "w", "f", "a"]
+    found = [name.partition("/")[0] for name in stage.marks_of(ON_LEFT)]
+    assert found == ["e", "w", "f", "a"]
 
 
 def test_the_words_that_ask_are_not_said_twice() -> None:
     stage = Stage(kept=[written("t", "a cat")])
-    text = Mark("t", "text", True, text="a cat")
-    assert stage.marks_of(text, label=None) == ["t"]
+    text = words_mark("t", written("t", "a cat"))
+    assert stage.marks_of(text, label=None) == [text.id]
+
+
+def test_words_that_were_edited_mean_another_object() -> None:
+    stage = Stage()
+    cat = words_mark("t", written("t", "a cat"))
+    stage.said("accepted", cat, old=True)
+    stage.kept = [region("accepted", RIGHT), written("t", "a dog")]
+    stage.masks = dict.fromkeys(stage.masks, RIGHT)
+    thread, own = cast(Any, stage.find(words_mark("t", written("t", "a dog")), label=None))
+    assert [mark.text for mark in own] == ["a dog"]
+    assert thread.region_id != "accepted"
+
+
+def test_a_click_that_reads_a_drawing_finds_its_region_whatever_the_label() -> None:
+    stage = Stage(kept=[region("owl", LEFT) | {"value": region("owl", LEFT)["value"]}])
+    other = stage.config.labels[1]
+    stage.kept[0]["value"]["brushlabels"] = [other]
+    thread, _ = cast(Any, stage.find(ON_LEFT, label=None, waited=True))
+    assert (thread.region_id, thread.label) == ("owl", other)
 
 
 def test_a_drawing_stays_with_the_region_it_was_used_for() -> None:

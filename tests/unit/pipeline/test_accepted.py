@@ -307,11 +307,11 @@ def test_a_skipped_annotation_with_hints_is_skipped(record: Record) -> None:
     assert record.task().status == "skipped"
 
 
-def test_only_labels_that_are_hints_keep_a_drawing_out() -> None:
+def test_what_was_drawn_with_a_hints_tag_is_no_mask_whatever_its_label_is_now() -> None:
     other = scribble("On it") | {"id": "other", "from_name": "mask"}  # no hint of that tag's
-    stray = scribble("Object")  # nor a label of the hints' tag
-    found, _ = accepted_masks(annotation(other, stray), HINTS)
-    assert [each.region_id for each in found] == ["other", "scribble"]
+    renamed = scribble("Object")
+    found, _ = accepted_masks(annotation(other, renamed), HINTS)
+    assert [each.region_id for each in found] == ["other"]
 
 
 def test_without_a_config_every_mask_counts() -> None:

@@ -350,7 +350,12 @@ def config_case(settings: Settings, *changes: tuple[str, str]) -> Case:
             'the labels Background of <KeyPointLabels name="click"> only take away from masks',
         ),
         (
-            [('      <Label value="Other" background="#2a9d8f" />\n      </Rect', "      </Rect")],
+            [
+                (
+                    '      <Label value="Other" background="#2a9d8f" hotkey="4" />\n      </Rect',
+                    "      </Rect",
+                )
+            ],
             "advice",
             '<RectangleLabels name="box"> lacks the labels Other; add them',
         ),
@@ -370,7 +375,10 @@ def config_case(settings: Settings, *changes: tuple[str, str]) -> Case:
                     'name="mask" toName="image" smart="false">\n        <Label value="Object"',
                     'name="mask" toName="image" smart="false">\n        <Label value="Cat"',
                 ),
-                ('<Label value="Other" background="#2a9d8f" />\n      </Brush', "</Brush"),
+                (
+                    '<Label value="Other" background="#2a9d8f" hotkey="6" />\n      </Brush',
+                    "</Brush",
+                ),
             ],
             "problem",
             "shares no label with the masks' tag",
