@@ -142,13 +142,16 @@ def _shrunk(image: Pixels, target: Mask) -> tuple[Pixels, Mask]:
 def draw_curves(means: dict[str, Curve], path: Path) -> None:
     """Mean IoU by the number of prompts, one line a method."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     for name, curve in means.items():
         style = "--" if name.startswith("GrabCut") else "-"
-        axes.plot(range(1, len(curve) + 1), curve, style, marker="o", ms=3, label=name)
+        size = 3 if len(curve) > 1 else 7  # a point without a line is easily missed
+        axes.plot(range(1, len(curve) + 1), curve, style, marker="o", ms=size, label=name)
     axes.set(xlabel="prompts: the first of its kind, then clicks", ylabel="mean IoU", ylim=(0, 1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=8)
     figure.savefig(path, dpi=110)
