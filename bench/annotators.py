@@ -273,8 +273,9 @@ def crowd(
 def answered(body: bytes, picture: Picture) -> Mask:
     """The mask of an answer; an empty one where it has no region."""
     (prediction,) = json.loads(body)["results"]
-    if prediction["result"]:
-        (region,) = prediction["result"]
+    regions = [each for each in prediction["result"] if each["type"] != "textarea"]  # no notice
+    if regions:
+        (region,) = regions
         mask = mask_of(region)
         if mask is not None and mask.shape == (picture.height, picture.width):
             return mask
