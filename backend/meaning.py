@@ -119,6 +119,8 @@ def _hints(
             used.setdefault(mark.id, set()).add(reply.region_id)
             used.setdefault(_on_page(mark), set()).add(reply.region_id)
     for hint in read_hints(scene.view, scene.config, scene.image.height, scene.image.width):
+        if hint.kind == "text" and not scene.knows_words:
+            continue
         owners = used.get(hint.id, set())
         if waited:
             owners = {owner for owner in owners if owner in scene.view.kept}

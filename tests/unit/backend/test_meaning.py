@@ -53,6 +53,7 @@ class Stage:
     kept: list[dict[str, Any]] = field(default_factory=list)
     masks: dict[int, NDArray[np.bool_]] = field(default_factory=dict)  # by reply
     config: LabelConfig = CONFIG
+    knows_words: bool = True
     project_id: int = 1
     decoded: list[tuple[Mark, ...]] = field(default_factory=list)
     image: Any = field(default_factory=lambda: SimpleNamespace(height=HEIGHT, width=WIDTH))
@@ -224,6 +225,11 @@ def test_drawings_come_before_the_click_that_asks_for_them() -> None:
     stage = Stage(kept=[ellipse("e"), written("w", "a cat"), ellipse("f")])
     found = [name.partition("/")[0] for name in stage.marks_of(ON_LEFT)]
     assert found == ["e", "w", "f", "a"]
+
+
+def test_words_on_the_page_are_nothing_to_a_model_that_knows_none() -> None:
+    stage = Stage(kept=[written("w", "a cat")], knows_words=False)
+    assert stage.marks_of(ON_LEFT) == ["a"]
 
 
 def test_the_words_that_ask_are_not_said_twice() -> None:
