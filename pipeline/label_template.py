@@ -88,18 +88,11 @@ def write_label_config(
     if hints:  # of two click tags, K would know the last only
         _label(click, USE_DRAWING, "#118ab2", hotkey="d", model_waits="true")
     _tool(row, "Box: R", "RectangleLabels", "box", names, keys, **smart)
+    row = _row(view)
     closes = {"closable": "true"} if output == "vector" else {}  # else paths are left open
     _tool(row, _HAND[output], OUTPUT_TAGS[output], "mask", names, keys, smart="false", **closes)
     if hints:
-        row = _row(view)
-        scribbles = _tool(
-            row,
-            "Draw, then D K, click:",
-            "BrushLabels",
-            "scribble",
-            (),
-            smart="false",
-        )
+        scribbles = _tool(row, "Hint: K D", "BrushLabels", "scribble", smart="false")
         _label(scribbles, "On it", "#118ab2", hotkey=next(keys), model_hint="positive")
         _label(scribbles, "Off it", "#3d405b", hotkey=next(keys), model_hint="negative")
         outline = _tool(row, "", "PolygonLabels", "outline", smart="false")
@@ -155,7 +148,7 @@ def _notice(view: Element, live: str) -> None:
 
 
 def _row(view: Element) -> Element:
-    return SubElement(view, "View", style="display: flex; flex-wrap: wrap; column-gap: 24px")
+    return SubElement(view, "View", style="display: flex; flex-wrap: wrap; column-gap: 16px")
 
 
 def _keys(labels: int, hints: bool) -> Iterator[str]:

@@ -13,7 +13,7 @@ from pipeline.order import write_round
 from pipeline.regions import mask_of
 from pipeline.tables import Effort, Interaction, Region, Round, RoundItem, Task
 from tests.browser.labelling import Loop, ids, loop, masks, two_objects
-from tests.browser.page import LabelStudioPage
+from tests.browser.page import LabelStudioPage, masks_in
 
 __all__ = ["loop"]
 
@@ -25,8 +25,8 @@ def test_two_clicks_the_tick_and_submit(loop: Loop, annotator: LabelStudioPage) 
     annotator.open_task(loop.project, task)
     annotator.use_smart_tools()
     annotator.choose("1", "k")
-    first = annotator.click(160, 120)["data"]["result"]
-    second = annotator.click(40, 40, negative=True)["data"]["result"]
+    first = masks_in(annotator.click(160, 120))
+    second = masks_in(annotator.click(40, 40, negative=True))
     assert [len(first), len(second)] == [1, 1]
     assert first[0]["id"] == second[0]["id"]
     annotator.accept()
@@ -51,7 +51,7 @@ def test_a_box_asks_the_model_too(loop: Loop, annotator: LabelStudioPage) -> Non
     annotator.open_task(loop.project, loop.task(2))
     annotator.use_smart_tools()
     annotator.choose("3", "r")
-    answer = annotator.drag(100, 60, 220, 180)["data"]["result"]
+    answer = masks_in(annotator.drag(100, 60, 220, 180))
     annotator.accept()
     stored = annotator.submit()
     assert ids(stored) == [answer[0]["id"]]
@@ -88,7 +88,7 @@ def test_a_task_of_a_round_comes_first_and_can_be_labelled(
     assert annotator.open_next(loop.project) == tasks[2]
     annotator.use_smart_tools()
     annotator.choose("1", "k")
-    answer = annotator.click(160, 120)["data"]["result"]
+    answer = masks_in(annotator.click(160, 120))
     annotator.accept()
     stored = annotator.submit()
     assert ids(stored) == [answer[0]["id"]]
@@ -109,7 +109,7 @@ def test_proposals_are_there_when_a_task_is_opened_and_a_click_repairs_one(
     assert annotator.regions() == len(proposed)
     annotator.use_smart_tools()
     annotator.choose("1", "k")
-    (answer,) = annotator.click(240, 120, on_region=True)["data"]["result"]
+    (answer,) = masks_in(annotator.click(240, 120, on_region=True))
     assert answer["id"] == box
     annotator.accept()
     assert annotator.regions() == len(proposed)
@@ -139,6 +139,6 @@ def test_a_task_on_which_nothing_was_found_opens_empty_and_can_be_labelled(
     assert annotator.regions() == 0
     annotator.use_smart_tools()
     annotator.choose("1", "k")
-    answer = annotator.click(160, 120)["data"]["result"]
+    answer = masks_in(annotator.click(160, 120))
     annotator.accept()
     assert ids(annotator.submit()) == [answer[0]["id"]]

@@ -46,7 +46,7 @@ from pipeline.tables import (
     Task,
 )
 from tests.browser.fiftyone_page import PATIENCE, samples, visit, wait_for_green
-from tests.browser.page import LabelStudioPage
+from tests.browser.page import LabelStudioPage, masks_in
 from tests.services import LabelStudioServer
 from tests.shapes import shape_picture
 from tests.stack import FIRST_START_SECONDS, Stack, made_stack
@@ -208,12 +208,12 @@ def test_a_click_an_alt_click_the_tick_and_submit(loop: Loop, annotator: LabelSt
     annotator.open_task(loop.project, loop.clicked)
     annotator.use_smart_tools()
     annotator.choose("1", "k")
-    (first,) = annotator.click(columns.mean(), rows.mean())["data"]["result"]
+    (first,) = masks_in(annotator.click(columns.mean(), rows.mean()))
     covered = mask_of(first)
     assert covered is not None
     assert iou(covered, disk) > 0.7
     # Just outside the object, which no good mask holds: the mask must still cover the object.
-    (second,) = annotator.click(columns.mean(), rows.min() - 12, negative=True)["data"]["result"]
+    (second,) = masks_in(annotator.click(columns.mean(), rows.min() - 12, negative=True))
     assert second["id"] == first["id"]
     annotator.accept()
     stored = annotator.submit()
