@@ -11,14 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,48 +23,12 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from bench.backends import running_backend, settings_of
 from pipeline.label_template import DEFAULT_LABEL_CONFIG
 
 WIDTH, HEIGHT = 1024, 768
 THREADS = 2
 CLICKS_PER_OBJECT = 5
-START_SECONDS = 120
-
-
-@contextmanager
-def running_backend(home: Path) -> Iterator[str]:
-    """A backend in a process of its own, its images in ``home/files``; gives its address.
-
-    Raises:
-        RuntimeError: it did not start.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(THREADS),
-        "MASKLOOP_HOME": str(home),
-        "MASKLOOP_IMAGES__FILES_ROOT": str(home / "files"),
-        "MASKLOOP_MODEL__THREADS": str(THREADS),
-        "MASKLOOP_MODEL__DEVICE": "cpu",
-        "MASKLOOP_LOG_LEVEL": "WARNING",
-        "OMP_WAIT_POLICY": "passive",  # as `maskloop up` and the container have it
-    }
-    command = [sys.executable, "-m", "uvicorn", "--factory", "backend.app:create_app"]
-    command += ["--port", str(port), "--log-level", "warning"]
-    process = subprocess.Popen(command, env=environment)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not _answers(address):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the backend did not start; its reason stands above")
-            time.sleep(0.1)
-        yield address
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def photograph(path: Path) -> None:
@@ -143,8 +102,8 @@ def main() -> None:
         home = Path(folder)
         (home / "files").mkdir()
         photograph(home / "files" / "photo.jpg")
-        with running_backend(home) as address:
-            result = summary(measure(address, arguments.objects))
+        with running_backend(settings_of(home, THREADS)) as running:
+            result = summary(measure(running.address, arguments.objects))
     view = Table(title="POST /predict, the image already encoded")
     for name in result:
         view.add_column(name, justify="right")
@@ -152,13 +111,6 @@ def main() -> None:
     Console().print(view)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2))
-
-
-def _answers(address: str) -> bool:
-    try:
-        return httpx.get(f"{address}/health", timeout=1, trust_env=False).is_success
-    except httpx.HTTPError:
-        return False
 
 
 if __name__ == "__main__":
