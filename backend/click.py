@@ -56,8 +56,8 @@ def answer_click(services: Services, question: Question) -> dict[str, Any]:
     if gesture is None or len(question.tasks) != 1:
         return {"result": []}
     config = read_label_config(question.label_config)
-    view = question.tasks[0]
-    stale = services.latest.enter((question.project_id, view.id, gesture.marks[0].id))
+    session = question.project_id, question.tasks[0].id, gesture.marks[0].id
+    stale = services.latest.enter(session)
     try:
         prediction, notice = _answer(services, question, gesture, config, stale, began)
     except SupersededError:

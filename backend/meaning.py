@@ -40,7 +40,9 @@ def find_thread(
         marks: of the gesture, in pixels.
         waited: for the draft that has the newest mark, so that the page's state is known.
     """
-    label = _label(scene, gesture, marks)
+    known = same_session(scene.log, marks)
+    said = gesture.label is not None and gesture.label not in scene.config.waiting_labels
+    label = str(gesture.label) if said else _unsaid_label(scene, known, marks)
     if label not in scene.config.labels:
         # A label that masks cannot carry, such as "Background", says what is not the object. Label
         # Studio sends such clicks alone; they mean the region that was answered last.
@@ -51,8 +53,6 @@ def find_thread(
         last = scene.log[0] if scene.log and marks else None
         carried = (*last.carried, *last.own) if last else ()
         return (Thread(last.region_id, last.label, carried), marks) if last else None
-    said = gesture.label is not None and gesture.label not in scene.config.waiting_labels
-    known = same_session(scene.log, marks)
     region_id = None if known is None else known.region_id
     hints = tuple(_hints(scene, marks, region_id, waited))
     if known is not None:
@@ -87,11 +87,8 @@ def _on_page(mark: Mark) -> str:
     return mark.id.partition("/")[0]
 
 
-def _label(scene: Scene, gesture: Gesture, marks: tuple[Mark, ...]) -> str:
-    """What the region is to be called: words, and clicks that ask for a drawing, do not say."""
-    if gesture.label is not None and gesture.label not in scene.config.waiting_labels:
-        return gesture.label
-    known = same_session(scene.log, marks)
+def _unsaid_label(scene: Scene, known: Reply | None, marks: tuple[Mark, ...]) -> str:
+    """What to call a region of words, or of clicks that ask for a drawing: they do not say."""
     if known is not None:
         return known.label
     said = {(mark.text or "").casefold() for mark in marks}
