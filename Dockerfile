@@ -16,6 +16,8 @@ RUN pip install --no-cache-dir ${PIP_ARGS} -c constraints.txt .
 WORKDIR /state
 RUN rm -rf /app && useradd --system --home-dir /state maskloop && chown maskloop /state
 USER maskloop
-ENV MASKLOOP_HOME=/state HOME=/state PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=passive
+ENV MASKLOOP_HOME=/state HOME=/state PYTHONUNBUFFERED=1
+# See THREADS in pipeline/services.py.
+ENV OMP_WAIT_POLICY=passive MALLOC_ARENA_MAX=2
 VOLUME /state
 CMD ["maskloop", "--help"]

@@ -242,13 +242,20 @@ def crowd(
     tasks: Iterator[int],
     annotators: int,
     seconds: float,
+    pause: float = 0.0,
     watch: Callable[[], float] = lambda: 0.0,
 ) -> tuple[list[Reply], list[float]]:
-    """What so many annotators are answered who never stop to think, in order of the answers; and
-    what ``watch`` says meanwhile, each second."""
+    """What so many annotators are answered, in order of the answers; and what ``watch`` says
+    meanwhile, each second.
+
+    Args:
+        pause: seconds that they take to look at an answer before the next click, on average:
+            anything from half to one and a half of it.
+    """
     ready = threading.Barrier(annotators)
 
-    def annotate() -> list[Reply]:
+    def annotate(number: int) -> list[Reply]:
+        rng = np.random.default_rng(number)
         replies: list[Reply] = []
         with httpx.Client(base_url=address, timeout=120, trust_env=False) as client:
             client.get("/health").raise_for_status()
@@ -260,9 +267,10 @@ def crowd(
                     replies.append(reply)
                     if reply.ended >= end:
                         return replies
+                    time.sleep(pause * rng.uniform(0.5, 1.5))
 
     with ThreadPoolExecutor(annotators) as pool:
-        working = [pool.submit(annotate) for _ in range(annotators)]
+        working = [pool.submit(annotate, number) for number in range(annotators)]
         watched = []
         while wait(working, timeout=1.0).not_done:
             watched.append(watch())

@@ -22,6 +22,7 @@ from bench.annotators import PROJECT, Picture
 from pipeline.catalog import task_row
 from pipeline.encoding import encode_task
 from pipeline.runtime import Runtime
+from pipeline.services import THREADS
 from pipeline.settings import ImageSettings, ModelSettings, Settings
 from pipeline.tables import Task
 
@@ -79,7 +80,7 @@ def running_backend(settings: Settings) -> Iterator[Backend]:
         "MASKLOOP_MODEL__THREADS": str(settings.model.threads),
         "MASKLOOP_MODEL__DEVICE": "cpu",
         "MASKLOOP_LOG_LEVEL": "WARNING",
-        "OMP_WAIT_POLICY": "passive",  # as `maskloop up` and the container have it
+        **THREADS,
     }
     command = [sys.executable, "-m", "uvicorn", "--factory", "backend.app:create_app"]
     command += ["--port", str(port), "--log-level", "warning"]

@@ -11,10 +11,12 @@ that the model gives to the same clicks alone, in this process: a mask that fits
 0.9 is counted as wrong. The backend has OMP_WAIT_POLICY=passive, as `maskloop up` gives it; set it
 for this process too, lest torch's threads lose most of their time waiting for each other.
 
+Each row comes twice: those who never stop, and those who look at an answer for ``--pause`` seconds.
+
 Beside it the same clicks with the encoder run at each, as Label Studio's own SAM 2 example does:
 the picture's file read, decoded and encoded, the click answered, in this process, without HTTP, SQL
-or RLE, which favours it. So too for the released shape (ViT-B, random weights), with and without
-the encoder.
+or RLE, which favours it. So too for larger networks (``bench.baselines``), that example's own among
+them.
 
 Last, clicks of one annotator with accepted masks in the draft, which Label Studio sends with every
 click: 100 on such a picture, 40 on one of 12 megapixels, clicked here (so the backend's log has
@@ -39,12 +41,10 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from bench import annotators, drafts, network
+from bench import annotators, baselines, drafts, network
 from bench.annotators import Reply, World, make_world
 from bench.backends import Backend, opened, register, running_backend, settings_of
-from model import precision
 from model.checkpoints import default_checkpoint, load
-from model.embedding import Embedding
 from model.prompts import Click, Prompt
 from model.second_look import Looker
 from pipeline.images import decode_image
@@ -53,23 +53,26 @@ from pipeline.settings import ImageSettings
 
 TASKS_PER_SECOND = 60  # made beforehand; a backend that is faster makes the rest itself
 BASELINE_SECONDS = 20.0
-LARGE_CLICKS = 3
 SHOWN = 20  # wrong answers described in the JSON
+MINUTE = 60  # memory is looked at each second
 
 Row = dict[str, Any]
 
 
-def row_of(backend: Backend, world: World, tasks: Iterator[int], n: int, seconds: float) -> Row:
+def row_of(
+    backend: Backend, world: World, tasks: Iterator[int], n: int, pause: float, seconds: float
+) -> Row:
     """What ``n`` annotators feel; the answers themselves under "replies"."""
     before, rss = backend.counters(), backend.memory_mb
     replies, memory = annotators.crowd(
-        backend.address, world, tasks, n, seconds, lambda: backend.memory_mb
+        backend.address, world, tasks, n, seconds, pause, lambda: backend.memory_mb
     )
     after = backend.counters()
     told = {name: after[name] - before[name] for name in after}
     taken = replies[-1].ended - min(reply.began for reply in replies)
     return {
         "annotators": n,
+        "pause_s": pause,
         **figures([reply.seconds for reply in replies]),
         "clicks_per_s": round(len(replies) / taken, 1),
         "backend_mean_ms": round(1000 * told["seconds"] / max(told["clicks"], 1), 1),
@@ -78,6 +81,7 @@ def row_of(backend: Backend, world: World, tasks: Iterator[int], n: int, seconds
         "rss_before_mb": round(rss),
         "rss_peak_mb": round(max(memory, default=rss)),
         "rss_after_mb": round(backend.memory_mb),
+        "rss_each_minute_mb": [round(each) for each in memory[::MINUTE]],
         "replies": replies,
     }
 
@@ -151,24 +155,6 @@ def judge(row: Row, world: World, alone: Alone) -> None:
     ]
 
 
-def large() -> Row:
-    """Medians of clicks of the released shape in this process, with and without the encoder."""
-    model = network.network("released")
-    precision.lower(model, precision.choose("auto", model))
-    photo, prompts = network.picture("astronaut"), network.clicks(LARGE_CLICKS)
-    embedding = model.encode(photo)
-
-    def click(prompt: Prompt, known: Embedding | None) -> float:
-        began = time.perf_counter()
-        model.decode(known or model.encode(photo), prompt).mask()
-        return 1000 * (time.perf_counter() - began)
-
-    return {
-        "encoded_ms": round(statistics.median(click(each, embedding) for each in prompts), 1),
-        "every_click_ms": round(statistics.median(click(each, None) for each in prompts), 1),
-    }
-
-
 def measure(arguments: argparse.Namespace) -> Row:
     """All figures; prints only progress, to stderr."""
     torch.set_num_threads(arguments.threads)
@@ -179,7 +165,7 @@ def measure(arguments: argparse.Namespace) -> Row:
         files.mkdir()
         for seed, picture in enumerate(world.pictures):
             annotators.save(picture, files, seed)
-        runs = len(arguments.annotators)
+        runs = 2 * len(arguments.annotators)
         most = round(arguments.seconds * runs * TASKS_PER_SECOND) + len(world.pictures)
         with opened(settings) as runtime:
             register(runtime, ((task, world.thing(task)[0]) for task in range(1, most)))
@@ -188,7 +174,9 @@ def measure(arguments: argparse.Namespace) -> Row:
         with running_backend(settings) as backend:
             annotators.crowd(backend.address, world, tasks, 1, 0)  # warms up
             rows = [
-                row_of(backend, world, tasks, n, arguments.seconds) for n in arguments.annotators
+                row_of(backend, world, tasks, n, pause, arguments.seconds)
+                for pause in dict.fromkeys((0.0, arguments.pause))
+                for n in arguments.annotators
             ]
             drafted = drafts.measure(backend, cases)
         alone = Alone(world, files)
@@ -204,7 +192,7 @@ def measure(arguments: argparse.Namespace) -> Row:
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
         "rows": rows,
         "every_click": every_click,
-        "large": large() if arguments.large else None,
+        "others": baselines.measure() if arguments.large else None,
         "drafts": drafted,
     }
 
@@ -220,12 +208,10 @@ def show(result: Row) -> None:
     network.show("", told)
     times = every["p50_ms"] / ours
     console.print(f"Our network, encoder at each click: {times:.2g} times our first p50.")
-    if result["large"]:
-        encoded, each = (result["large"][name] for name in ("encoded_ms", "every_click_ms"))
-        console.print(
-            f"Released shape: {encoded:.0f} ms encoded, {each:.0f} ms with the encoder at each "
-            f"click: {each / encoded:.2g} times that, {each / ours:.2g} times our first p50."
-        )
+    if result["others"]:
+        for each in result["others"]:
+            each["times_our_p50"] = round(each["each_click_ms"] / ours, 1)
+        network.show("Networks encoding at each click, beside the same", result["others"])
     if result["drafts"]:
         network.show("Accepted masks in the draft, medians of one annotator", result["drafts"])
 
@@ -234,6 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--annotators", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--seconds", type=float, default=60, help="of each number of annotators")
+    parser.add_argument("--pause", type=float, default=2.0, help="of those who pause; 0: none")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--height", type=int, default=768)

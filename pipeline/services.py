@@ -26,6 +26,15 @@ READY_SECONDS = 1.0  # for one answer to "are you ready"
 START_SECONDS = 180  # a dead service is noticed at once, so this only limits one that hangs
 FIRST_START_SECONDS = 600  # Label Studio makes its database on the first start: a minute or more
 
+# How processes of many threads get along with torch, where the caller's environment says nothing.
+THREADS = {
+    # Threads of torch that spin while they wait take each other's cores as soon as anything else
+    # runs, as it always does here: encodes then take fifty times as long.
+    "OMP_WAIT_POLICY": "passive",
+    # glibc gives threads heaps of their own, each of which keeps what any of them once needed.
+    "MALLOC_ARENA_MAX": "2",
+}
+
 REDIS = "Redis"
 MONGOD = "mongod"
 LABEL_STUDIO = "Label Studio"
@@ -238,9 +247,7 @@ def _our_environment(settings: Settings) -> Mapping[str, str]:
     return {
         HOME_VARIABLE: str(settings.home),
         "PYTHONUNBUFFERED": "1",  # a log's last line must be there when a process dies
-        # Threads of torch that spin while they wait take each other's cores as soon as anything
-        # else runs, as it always does here: encodes then take fifty times as long.
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),
+        **{name: os.environ.get(name, value) for name, value in THREADS.items()},
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import annotators, clicks, drafts
+from bench import annotators, baselines, clicks, drafts, network
 from model.evaluation import iou
 from pipeline.regions import brush_region
 from pipeline.rle import encode
@@ -61,7 +61,8 @@ def test_the_command_measures_a_running_backend(
 ) -> None:
     report = tmp_path / "report.json"
     given = ["--images", "6", "--width", str(WIDTH), "--height", str(HEIGHT), "--seconds", "1"]
-    given += ["--annotators", "1", "2", "--threads", "1", "--no-large", "--json", str(report)]
+    given += ["--annotators", "1", "2", "--pause", "0.3", "--threads", "1", "--no-large"]
+    given += ["--json", str(report)]
     monkeypatch.setattr(sys, "argv", ["bench.clicks", *given])
     monkeypatch.setattr(drafts, "DRAFTS", ((1, 3), (2, 2)))
     monkeypatch.setattr(drafts, "VISITS", 1)
@@ -71,14 +72,17 @@ def test_the_command_measures_a_running_backend(
     finally:
         torch.set_num_threads(threads)
     told = json.loads(report.read_text())
-    assert [row["annotators"] for row in told["rows"]] == [1, 2]
+    rows = [(row["annotators"], row["pause_s"]) for row in told["rows"]]
+    assert rows == [(1, 0), (2, 0), (1, 0.3), (2, 0.3)]
+    assert told["rows"][2]["clicks"] < 7  # a second has no room for more with pauses
     for row in told["rows"]:
         assert row["wrong_image"] == 0 and row["wrong"] == []
         assert row["clicks_per_s"] > 0 and row["clicks"] > 1
         assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
         assert row["object_iou"] > 0.5 and row["backend_mean_ms"] > 0
         assert 0 < row["rss_before_mb"] <= row["rss_peak_mb"]
-    assert told["every_click"]["p50_ms"] > 0 and told["large"] is None
+        assert len(row["rss_each_minute_mb"]) <= 1
+    assert told["every_click"]["p50_ms"] > 0 and told["others"] is None
     assert [row["masks"] for row in told["drafts"]] == [
         "none", "3 clicked", "3 proposed", "none", "2 clicked", "2 proposed",
     ]  # fmt: skip
@@ -86,3 +90,15 @@ def test_the_command_measures_a_running_backend(
         assert 0 < row["backend_first_ms"] < row["client_first_ms"] and row["ratio_first"] > 0
     shown = capsys.readouterr().out
     assert "encoder at each" in shown and "in the draft" in shown
+
+
+def test_other_networks_are_measured_with_the_encoder_at_each_click(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    quick = network.network("released", quick=True)
+    monkeypatch.setattr(network, "network", lambda _: quick)
+    monkeypatch.setattr(baselines, "EXAMPLE", baselines.SMALLEST)
+    monkeypatch.setattr(baselines, "SIDE", 128)
+    released, example, _ = baselines.measure()
+    assert released["each_click_ms"] > released["encoded_ms"] > 0
+    assert example["each_click_ms"] > 0

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.services import THREADS
 from pipeline.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +67,13 @@ def test_compose_lets_label_studio_reach_the_backend(compose: dict[str, Any]) ->
 
     assert environment["USE_DEFAULT_BANNED_SUBNETS"] == "false"
     assert environment["LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN"] == "true"
+
+
+def test_containers_run_torch_as_maskloop_up_does() -> None:
+    lines = re.findall(r"^ENV (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    given = dict(word.split("=", 1) for line in lines for word in line.split())
+
+    assert {name: given.get(name) for name in THREADS} == THREADS
 
 
 @pytest.mark.parametrize("name", [
