@@ -15,7 +15,6 @@ from backend.marks import Mark, covers
 from backend.scene import Scene
 from backend.session import (
     DRAFT_DELAY,
-    LOOK_BACK,
     Reply,
     Thread,
     new_region_id,
@@ -76,15 +75,15 @@ def _carried(scene: Scene, known: Reply, marks: tuple[Mark, ...]) -> tuple[Mark,
         and mark.kind not in DRAWN
         and mark not in known.carried
     ]
-    if _on_page(marks[-1]) in scene.view.kept:
-        others = [mark for mark in others if _on_page(mark) in scene.view.kept]
+    if _on_page(marks[-1].id) in scene.view.kept:
+        others = [mark for mark in others if _on_page(mark.id) in scene.view.kept]
     return (*known.carried, *others)
 
 
-def _on_page(mark: Mark) -> str:
+def _on_page(mark_id: str) -> str:
     """The id of the region that a mark is on the page. Of a brush each stroke is a mark, until it
     is submitted and all of it is one; of a text box each wording is."""
-    return mark.id.partition("/")[0]
+    return mark_id.partition("/")[0]
 
 
 def _unsaid_label(scene: Scene, known: Reply | None, marks: tuple[Mark, ...]) -> str:
@@ -107,15 +106,15 @@ def _hints(
     another region is spent; but when the annotator asks for it anew, only where that region is
     still there: of a mask that was rejected the drawing may be tried again.
     """
-    if len(scene.log) >= LOOK_BACK and not waited:
-        return  # what was used before the log begins would count again
+    hints = read_hints(scene.view, scene.config, scene.image.height, scene.image.width)
+    if not hints:
+        return
     asked = {mark.id for mark in marks}
     used: dict[str, set[str]] = {}
-    for reply in scene.log:
-        for mark in (*reply.own, *reply.carried):
-            used.setdefault(mark.id, set()).add(reply.region_id)
-            used.setdefault(_on_page(mark), set()).add(reply.region_id)
-    for hint in read_hints(scene.view, scene.config, scene.image.height, scene.image.width):
+    for name, owners in scene.uses().items():
+        used.setdefault(name, set()).update(owners)
+        used.setdefault(_on_page(name), set()).update(owners)
+    for hint in hints:
         if hint.kind == "text" and not scene.knows_words:
             continue
         owners = used.get(hint.id, set())
@@ -197,7 +196,7 @@ def _candidates(scene: Scene, label: str | None, *, by_hand: bool) -> list[Candi
     answered = newest_by_region(scene.log, label)
     for reply in answered[:MOST_REGIONS]:
         on_page = reply.region_id in scene.view.kept or any(
-            _on_page(mark) in scene.view.kept for mark in reply.own if mark.kind not in DRAWN
+            _on_page(mark.id) in scene.view.kept for mark in reply.own if mark.kind not in DRAWN
         )
         if on_page or now() - reply.at < DRAFT_DELAY:
             thread = Thread(reply.region_id, reply.label, (*reply.carried, *reply.own))

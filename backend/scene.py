@@ -13,7 +13,7 @@ from backend.context import Question, TaskView
 from backend.marks import Mark, prompt_of
 from backend.network import SupersededError
 from backend.services import Services
-from backend.session import Probability, Reply, Thread, replies
+from backend.session import Probability, Reply, Thread, replies, uses
 from model import second_look
 from model.embedding import Embedding
 from model.errors import ImageError
@@ -92,6 +92,11 @@ class Scene:
             raise SupersededError
         with self.services.metrics.window_seconds.time():
             return self.services.embeddings.get(self.image.id, self.model, window)
+
+    def uses(self) -> dict[str, set[str]]:
+        """The regions that each mark was ever used for, by its id; the log may not reach so far."""
+        with self.services.sessions() as database:
+            return uses(database, self.task.id, self.image.id)
 
     def probability(self, reply: Reply) -> Probability:
         """What the model answered then; the annotator's own edit of it where the draft has one."""

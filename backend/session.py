@@ -7,6 +7,7 @@ from the rows of past replies and from what the request shows of the annotator's
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -83,6 +84,20 @@ def replies(database: DatabaseSession, task_id: int, image_id: int) -> list[Repl
         )
         for row in rows
     ]
+
+
+def uses(database: DatabaseSession, task_id: int, image_id: int) -> dict[str, set[str]]:
+    """The regions that each mark on a task's image was ever used for, by its id."""
+    rows = database.execute(
+        select(Interaction.region_id, Interaction.prompts).where(
+            Interaction.task_id == task_id, Interaction.image_id == image_id
+        )
+    )
+    found: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        for prompt in row.prompts:
+            found[prompt["id"]].add(row.region_id)
+    return found
 
 
 def new_region_id(project_id: int, task_id: int, label: str, first: Mark) -> str:

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
-from backend import standing
+from backend import session, standing
 from model.segnext import SegNext
 from pipeline.label_template import DEFAULT_LABEL_CONFIG, write_label_config
 from pipeline.masks import Mask, iou
@@ -132,6 +132,20 @@ def test_a_hint_that_was_used_is_not_used_for_the_next_object(
     second = editor.ask(box("b", 66.5, 22, 27, 36))
     assert second["id"] != first["id"]
     assert prompts(settings, second) == ["box"]
+
+
+def test_a_task_of_more_answers_than_are_looked_at_still_has_hints(
+    editor: Editor, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "LOOK_BACK", 2)
+    editor.draft = [outline("long ago")]
+    first = editor.ask(click("a", *ON_BALL))
+    editor.draft = [outline("long ago"), first]
+    for name, place in (("b", ON_BLUE), ("c", (90, 90)), ("d", (10, 90))):
+        editor.ask(click(name, *place))
+    assert prompts(settings, editor.ask(box("e", 66.5, 22, 27, 36))) == ["box"]
+    editor.draft = [outline("long ago"), first, outline("new")]
+    assert prompts(settings, editor.ask(click("f", *ON_BALL_TOO)))[-2:] == ["polygon", "click"]
 
 
 def test_a_click_that_waits_and_finds_its_draft_reads_the_drawing(

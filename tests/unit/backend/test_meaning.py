@@ -50,6 +50,7 @@ class Stage:
     """What a scene is asked for; the answer to any click is the half of the image it is in."""
 
     log: list[Reply] = field(default_factory=list)
+    forgotten: list[Reply] = field(default_factory=list)  # too old for the log
     kept: list[dict[str, Any]] = field(default_factory=list)
     masks: dict[int, NDArray[np.bool_]] = field(default_factory=dict)  # by reply
     config: LabelConfig = CONFIG
@@ -72,6 +73,13 @@ class Stage:
         self.decoded.append(tuple(marks))
         answer = LEFT if marks[-1].x < WIDTH / 2 else RIGHT
         return SimpleNamespace(probability=answer.astype(np.float32))
+
+    def uses(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for reply in (*self.log, *self.forgotten):
+            for mark in (*reply.own, *reply.carried):
+                found.setdefault(mark.id, set()).add(reply.region_id)
+        return found
 
     def probability(self, reply: Reply) -> NDArray[np.float32]:
         return self.masks[reply.id].astype(np.float32)
@@ -263,6 +271,14 @@ def test_a_drawing_stays_with_the_region_it_was_used_for() -> None:
     stage.said(thread.region_id, *own)
     assert stage.marks_of(ON_LEFT, MORE_LEFT) == ["e", "a", "b"]
     assert stage.marks_of(ON_RIGHT) == ["c"]
+
+
+@pytest.mark.parametrize("waited", [False, True])
+def test_a_drawing_that_was_used_long_ago_stays_used(waited: bool) -> None:
+    stage = Stage(kept=[ellipse(), region("r", RIGHT)])
+    stage.said("r", ON_RIGHT, Mark("e", "polygon", True), mask=RIGHT, old=True)
+    stage.forgotten, stage.log = stage.log, []
+    assert stage.marks_of(ON_LEFT, waited=waited) == ["a"]
 
 
 def test_a_drawing_that_is_asked_for_anew_counts_where_its_region_was_rejected() -> None:
