@@ -13,20 +13,31 @@ from backend.hints import strokes_mask
 from model.errors import MaskloopError
 from model.prediction import CANVAS
 from pipeline.cache import Cache
+from pipeline.label_config import LabelConfig
 from pipeline.masks import Mask, resized
 from pipeline.regions import mask_of
 
 
 class Sent:
     """The regions that replies were sent as: outlining a large mask takes long, and every request
-    shows them again."""
+    and every opened task shows them again."""
 
     def __init__(self, most: int = 300) -> None:
-        self._known = Cache[tuple[int, str], dict[str, Any]](most, lambda _: 1)
+        self._known = Cache[tuple[Any, ...], dict[str, Any]](most, lambda _: 1)
 
-    def region(self, reply_id: int, tag: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The region of a reply under a tag, made when it is not known."""
-        return self._known.get((reply_id, tag), make)
+    def region(
+        self,
+        reply_id: int,
+        config: LabelConfig,
+        make: Callable[[], dict[str, Any]],
+        *,
+        scored: bool,
+    ) -> dict[str, Any]:
+        """The region of a reply under a labelling config, made when it is not known."""
+        if config.output == "brush":  # run lengths are made at once, and take much memory as JSON
+            return make()
+        key = reply_id, config.output, config.output_tag, config.image_tag, scored
+        return self._known.get(key, make)
 
 
 class Drawings:

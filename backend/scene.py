@@ -110,10 +110,9 @@ class Scene:
         return probability_from_png(row.probability)
 
     def _sent(self, reply: Reply, rle: bytes) -> dict[str, Any]:
-        if self.config.output == "brush":
-            return self.region(reply, rle)
-        tag = f"{self.config.output_tag} {self.config.output}"
-        return self.services.sent.region(reply.id, tag, lambda: self.region(reply, rle))
+        return self.services.sent.region(
+            reply.id, self.config, lambda: self.region(reply, rle), scored=False
+        )
 
     def region(
         self, thread: Thread | Reply, rle: bytes, score: float | None = None, rotation: int = 0

@@ -30,7 +30,6 @@ def stored_answers(services: Services, question: Question) -> list[Prediction | 
         LabelConfigError: the project's labelling config lacks what masks need.
     """
     config = read_label_config(question.label_config)
-    tolerance = services.settings.label_studio.outline_tolerance
     budget = services.settings.backend.max_reply_bytes * MOST_BYTES_FACTOR
     with services.sessions() as database:
         wanted = [view.id for view in question.tasks]
@@ -40,8 +39,11 @@ def stored_answers(services: Services, question: Question) -> list[Prediction | 
         for number in wanted:
             rows = _rows(database, known[number]) if number in known else []
             budget -= sum(json_bytes(row.rle) for row, _ in rows)
-            fits = rows and budget > 0
-            answers.append(_prediction(rows, config, version, tolerance) if fits else [])
+            fits = budget > 0
+            regions = [_region(services, config, row, image) for row, image in rows if fits]
+            answers.append(
+                _prediction(regions, version[rows[-1][0].model_version_id]) if regions else []
+            )
     return answers
 
 
@@ -84,14 +86,13 @@ def _rows(database: DatabaseSession, task_id: int) -> list[tuple[Interaction, Im
     return [(row[0], row[1]) for row in rows if row[0].score > 0]
 
 
-def _prediction(
-    rows: list[tuple[Interaction, Image]],
-    config: LabelConfig,
-    version: dict[int, str],
-    tolerance: float,
-) -> Prediction:
-    regions = [
-        output_region(
+def _region(
+    services: Services, config: LabelConfig, row: Interaction, image: Image
+) -> dict[str, Any]:
+    return services.sent.region(
+        row.id,
+        config,
+        lambda: output_region(
             region_id=row.region_id,
             rle=row.rle,
             height=image.height,
@@ -99,12 +100,15 @@ def _prediction(
             label=row.label,
             config=config,
             score=row.score,
-            tolerance=tolerance,
-        )
-        for row, image in rows
-    ]
+            tolerance=services.settings.label_studio.outline_tolerance,
+        ),
+        scored=True,
+    )
+
+
+def _prediction(regions: list[dict[str, Any]], version: str) -> Prediction:
     return {
         "result": regions,
         "score": min(region["score"] for region in regions),  # low: look here first
-        "model_version": version[rows[-1][0].model_version_id],
+        "model_version": version,
     }
