@@ -39,23 +39,20 @@ class EmbeddingKey:
     sha256: str  # of the image's bytes
     encoder: str  # fingerprint of its weights
     preprocess: str
-    window: Window | None = None  # the part of the image that was encoded; None: all of it
 
     @property
     def path(self) -> str:
         """The key in the store."""
         folder = f"embeddings/{self.encoder}/{self.preprocess}/{self.sha256[:2]}"
-        w = self.window
-        part = "" if w is None else f"-{w.top}-{w.left}-{w.bottom}-{w.right}"
-        return f"{folder}/{self.sha256}{part}.safetensors"
+        return f"{folder}/{self.sha256}.safetensors"
 
 
 class Embeddings:
     """Gives embeddings to threads of one process; several processes may share the store.
 
     Memory holds at most ``settings.model.cache_mb``; the least recently used go first. A window of
-    an image has an embedding of its own, kept like any other, but no row: what selection and the
-    mirror know of an image is its whole.
+    an image has an embedding of its own, in memory only: nearly every object gets one, which nobody
+    would ever remove from the store, and it is made again as soon as read.
     """
 
     def __init__(
@@ -84,9 +81,13 @@ class Embeddings:
             UnknownRecordError: there is no such image.
             EmbeddingStoreError, ImageError: it has to be computed and the image cannot be read.
         """
-        return self._memory.get(
-            _held(image_id, model, window), lambda: self._find_or_make(image_id, model, window)
-        )
+
+        def make() -> Embedding:
+            if window is None:
+                return self._find_or_make(image_id, model)
+            return self._look(image_id, model, window)
+
+        return self._memory.get(_held(image_id, model, window), make)
 
     def has(self, image_id: int, model: SegNext) -> bool:
         """Whether the embedding is in the store, so that ``get`` will not have to compute it."""
@@ -113,35 +114,30 @@ class Embeddings:
             )
         return True
 
-    def _find_or_make(self, image_id: int, model: SegNext, window: Window | None) -> Embedding:
+    def _find_or_make(self, image_id: int, model: SegNext) -> Embedding:
         with self._sessions() as session:
-            image = session.get(tables.Image, image_id)
+            image = _image(session, image_id)
             row = _row(session, image_id, model.encoder_fingerprint, model.preprocess_id)
-        if image is None:
-            raise UnknownRecordError(
-                f"There is no image number {image_id}; encode its task again to register it."
-            )
-        key = EmbeddingKey(image.sha256, model.encoder_fingerprint, model.preprocess_id, window)
-        stored = self._load(key)
-        if stored is None:
-            data = self._encode(model, self._read(image, window)).to_bytes()
+        key = EmbeddingKey(image.sha256, model.encoder_fingerprint, model.preprocess_id)
+        embedding = self._load(key)
+        if embedding is None:
+            pixels = read_image(self._store, image, self._settings.images)
+            data = self._encode(model, pixels).to_bytes()
             # What the store will give from now on, so that an answer never depends on the tier.
             embedding = Embedding.from_bytes(data)
             if not self._save(key, data):
                 return embedding
-        else:
-            embedding = stored
-        if row is None and window is None:
+        if row is None:
             self._record(image_id, key, embedding)
         return embedding
 
-    def _read(self, image: tables.Image, window: Window | None) -> Pixels:
-        if window is None:  # once in its life; keeping it would push out those looked at
-            return read_image(self._store, image, self._settings.images)
+    def _look(self, image_id: int, model: SegNext, window: Window) -> Embedding:
+        with self._sessions() as session:
+            image = _image(session, image_id)
         pixels = self._pixels.get(
             image.sha256, lambda: read_image(self._store, image, self._settings.images)
         )
-        return pixels[window.slices]
+        return Embedding.from_bytes(self._encode(model, pixels[window.slices]).to_bytes())
 
     def _load(self, key: EmbeddingKey) -> Embedding | None:
         """From the store; None when it is not there or cannot be used."""
@@ -202,6 +198,15 @@ def unseal(entry: bytes) -> bytes:
             "An entry of the embedding store is damaged; delete it and it is made again."
         )
     return data
+
+
+def _image(session: Session, image_id: int) -> tables.Image:
+    image = session.get(tables.Image, image_id)
+    if image is None:
+        raise UnknownRecordError(
+            f"There is no image number {image_id}; encode its task again to register it."
+        )
+    return image
 
 
 def _row(session: Session, image_id: int, encoder: str, preprocess: str) -> tables.Embedding | None:

@@ -74,10 +74,8 @@ class Setup:
         with self.sessions.begin() as session:
             return register_image(session, self.store, png(seed), self.settings)
 
-    def path(self, image: tables.Image, window: Window | None = None) -> Path:
-        key = EmbeddingKey(
-            image.sha256, self.model.encoder_fingerprint, self.model.preprocess_id, window
-        )
+    def path(self, image: tables.Image) -> Path:
+        key = EmbeddingKey(image.sha256, self.model.encoder_fingerprint, self.model.preprocess_id)
         return Path(self.settings.store_address) / key.path
 
     def rows(self) -> int:
@@ -254,14 +252,15 @@ def test_memory_stays_below_its_cap(setup: Setup) -> None:
     assert images[3].id not in {key[0] for key in memory._memory._entries}
 
 
-def test_a_window_is_kept_like_any_embedding_but_has_no_row(setup: Setup) -> None:
+def test_a_window_is_remembered_but_not_stored(setup: Setup) -> None:
     image, window = setup.image(), Window(5, 10, 29, 34)
     first = setup.embeddings.get(image.id, setup.model, window)
     assert setup.embeddings.get(image.id, setup.model, window) is first
-    assert same(setup.fresh().get(image.id, setup.model, window), first)
-    assert setup.model.encodes == 1 and setup.path(image, window).is_file()
+    assert setup.model.encodes == 1
+    assert not list(Path(setup.settings.store_address).glob("embeddings/**/*.safetensors"))
     pixels = read_image(setup.store, image, setup.settings.images)[5:29, 10:34]
     assert same(Embedding.from_bytes(setup.model.encode(pixels).to_bytes()), first)
+    assert same(setup.fresh().get(image.id, setup.model, window), first)
     assert setup.rows() == 0  # the mirror and the selection know whole images
     assert not setup.embeddings.has(image.id, setup.model)
     whole = setup.embeddings.get(image.id, setup.model)
