@@ -16,11 +16,14 @@ import numpy as np
 import uvicorn
 from numpy.typing import NDArray
 from PIL import Image
+from sqlalchemy import create_engine, select
+from sqlalchemy.orm import Session
 
 from backend.app import create_app
 from pipeline.label_template import DEFAULT_LABEL_CONFIG
 from pipeline.regions import mask_of
 from pipeline.settings import BackendSettings, ImageSettings, ModelSettings, Settings
+from pipeline.tables import Interaction, Task
 
 HEIGHT, WIDTH = 192, 256
 # Without a place for notices, so that errors are HTTP errors.
@@ -64,6 +67,12 @@ def backend(settings: Settings) -> Iterator[httpx.Client]:
 def disk(row: float, column: float, radius: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     return np.asarray((rows - row) ** 2 + (columns - column) ** 2 < radius**2)
+
+
+ON_BALL, ON_BALL_TOO, ON_BLUE = (30, 50), (24, 42), (80, 40)  # x and y in percent
+BALL = disk(0.5 * HEIGHT, 0.3 * WIDTH, 0.3 * HEIGHT, (HEIGHT, WIDTH))
+BLUE = disk(0.4 * HEIGHT, 0.8 * WIDTH, 0.18 * HEIGHT, (HEIGHT, WIDTH))
+AROUND_BALL, AROUND_BLUE = (7.5, 20, 45, 60), (66.5, 22, 27, 36)  # x, y, width, height
 
 
 def photograph(height: int = HEIGHT, width: int = WIDTH, *, balls: int = 2) -> NDArray[np.uint8]:
@@ -180,3 +189,18 @@ class Editor:
         found = mask_of(region)
         assert found is not None
         return found
+
+
+def rows(settings: Settings, kind: Any) -> list[Any]:
+    """All rows of a table of the backend's database."""
+    engine = create_engine(settings.sql_url)
+    with Session(engine) as session:
+        found = list(session.scalars(select(kind)))
+    engine.dispose()
+    return found
+
+
+def log_of(settings: Settings, editor: Editor) -> list[Interaction]:
+    """What the backend's database has of the annotator's task."""
+    tasks = {task.id for task in rows(settings, Task) if task.ls_task_id == editor.task}
+    return [row for row in rows(settings, Interaction) if row.task_id in tasks]

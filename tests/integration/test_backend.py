@@ -1,14 +1,8 @@
-"""The whole backend on a real database, the shipped model and real image files."""
+"""Clicks on the whole backend: a real database, the shipped model and real image files."""
 
 from __future__ import annotations
 
-import base64
-import json
-import threading
 import time
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +10,6 @@ import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sqlalchemy import create_engine, select
-from sqlalchemy.orm import Session
 
 from model import checkpoints, second_look
 from model.embedding import Embedding
@@ -27,15 +19,21 @@ from model.segnext import SegNext
 from pipeline.masks import clean, iou
 from pipeline.regions import mask_of
 from pipeline.settings import Settings
-from pipeline.tables import Event, Interaction, Task
 from tests.editor import (
+    AROUND_BALL,
+    AROUND_BLUE,
+    BALL,
+    BLUE,
     HEIGHT,
+    ON_BALL,
+    ON_BALL_TOO,
+    ON_BLUE,
     WIDTH,
     Editor,
     backend,
     box,
     click,
-    disk,
+    log_of,
     photograph,
     save,
     settings_for,
@@ -43,56 +41,10 @@ from tests.editor import (
 
 pytestmark = pytest.mark.integration
 
-ON_BALL, ON_BALL_TOO, ON_BLUE = (30, 50), (24, 42), (80, 40)
-BALL = disk(0.5 * HEIGHT, 0.3 * WIDTH, 0.3 * HEIGHT, (HEIGHT, WIDTH))
-BLUE = disk(0.4 * HEIGHT, 0.8 * WIDTH, 0.18 * HEIGHT, (HEIGHT, WIDTH))
-AROUND_BALL, AROUND_BLUE = (7.5, 20, 45, 60), (66.5, 22, 27, 36)  # x, y, width, height
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    home = tmp_path_factory.mktemp("home")
-    made = settings_for(home)
-    save(photograph(), home / "files" / "balls.png")
-    save(photograph(balls=1), home / "files" / "one-ball.png")
-    save(photograph(), home / "files" / "turned.jpg", orientation=6)
-    save(photograph(), home / "files" / "upright.jpg")
-    (home / "files" / "notes.png").write_text("This is no picture.")
-    (home / "secret.png").write_bytes((home / "files" / "balls.png").read_bytes())
-    return made
-
-
-@pytest.fixture(scope="module")
-def client(settings: Settings) -> Iterator[httpx.Client]:
-    with backend(settings) as running:
-        yield running
-
 
 @pytest.fixture(scope="module")
 def model() -> SegNext:
     return checkpoints.load(checkpoints.default_checkpoint())
-
-
-@pytest.fixture
-def editor(client: httpx.Client) -> Editor:
-    _TASKS[0] += 1
-    return Editor(client, task=_TASKS[0])
-
-
-_TASKS = [100]  # each test its own task, so that no log reaches another
-
-
-def rows(settings: Settings, kind: Any) -> list[Any]:
-    engine = create_engine(settings.sql_url)
-    with Session(engine) as session:
-        found = list(session.scalars(select(kind)))
-    engine.dispose()
-    return found
-
-
-def log_of(settings: Settings, editor: Editor) -> list[Interaction]:
-    tasks = {task.id for task in rows(settings, Task) if task.ls_task_id == editor.task}
-    return [row for row in rows(settings, Interaction) if row.task_id in tasks]
 
 
 # --- clicks ---
@@ -306,256 +258,3 @@ def test_a_batch_of_a_thousand_is_quick(editor: Editor) -> None:
     response = editor.client.post("/predict", json=body)
     assert len(response.json()["results"]) == 1000
     assert time.perf_counter() - began < 20
-
-
-# --- what can go wrong ---
-
-
-@pytest.mark.parametrize(
-    ("url", "code"),
-    [
-        ("/data/local-files/?d=notes.png", 422),
-        ("/data/local-files/?d=nowhere.png", 424),
-        ("/data/local-files/?d=../secret.png", 424),
-        ("/data/local-files/?d=/etc/passwd", 424),
-        ("ftp://example.org/x.png", 424),
-        ("http://192.0.2.1/x.png", 424),
-        ("", 404),
-    ],
-)
-def test_an_image_that_cannot_be_had_is_one_sentence(editor: Editor, url: str, code: int) -> None:
-    editor.url = url
-    response = editor.send(click("a", *ON_BALL))
-    assert response.status_code == code
-    sentence = response.json()["error"]
-    assert sentence.endswith(".")
-    assert "Traceback" not in sentence
-
-
-def test_the_reason_stays_with_the_task(settings: Settings, editor: Editor) -> None:
-    editor.url = "/data/local-files/?d=notes.png"
-    sentence = editor.send(click("a", *ON_BALL)).json()["error"]
-    (task,) = [task for task in rows(settings, Task) if task.ls_task_id == editor.task]
-    assert task.problem == sentence
-    assert not log_of(settings, editor)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"no json",
-        b"[]",
-        b"{}",
-        b'{"tasks": [], "project": 1, "params": {"context": {"result": []}}}',
-        b'{"tasks": [{}], "project": "1.2"}',
-        b'{"tasks": [{"id": "7"}], "project": "1.2"}',
-        b'{"tasks": [7], "project": "x"}',
-        b'{"tasks": [{"id": 1}], "project": NaN}',
-        b'{"tasks": [{"id": 1}], "project": ' + b"9" * 5000 + b"}",
-        b"[" * 100_000,
-        b"\xff\xfe",
-    ],
-)
-def test_nonsense_is_refused_with_a_sentence(client: httpx.Client, body: bytes) -> None:
-    response = client.post("/predict", content=body)
-    if response.status_code != 200:
-        assert response.status_code in (404, 422)
-        assert response.json()["error"].endswith(".")
-
-
-@pytest.mark.parametrize(
-    "value",
-    [{"x": "a", "y": 1}, {"x": None, "y": 1}, {"y": 1}, {"x": True, "y": 1}],
-)
-def test_a_click_without_a_place_is_refused(editor: Editor, value: dict[str, Any]) -> None:
-    mark = click("a", 1, 1)
-    mark["value"] = value
-    assert editor.send(mark).status_code == 422
-
-
-def test_a_damaged_draft_costs_no_click_its_answer(editor: Editor) -> None:
-    first = editor.ask(click("a", *ON_BALL))
-    for damaged in (
-        {"id": first["id"], "value": [1]},
-        {"id": first["id"], "type": {}, "value": {"rle": "x"}},
-        dict(first, value={"rle": [300]}),
-        dict(first, original_width=10**9),
-        {"id": "v", "type": "vectorlabels", "value": {"closed": 1, "vertices": [{"x": "a"}] * 3}},
-    ):
-        editor.draft = [damaged, dict(damaged, id="other", score=1, from_name="mask")]
-        mark = click(f"b{id(damaged)}", *ON_BALL_TOO)
-        assert editor.send(mark).status_code == 200
-
-
-def test_text_that_no_database_takes_is_refused(editor: Editor) -> None:
-    editor.url = "/data/local-files/?d=\0.png"
-    assert editor.send(click("a", *ON_BALL)).status_code == 404
-
-
-def test_a_config_without_a_brush_is_named(editor: Editor) -> None:
-    editor.config = "<View><Image name='image' value='$image'/></View>"
-    response = editor.send(click("a", *ON_BALL))
-    assert response.status_code == 422
-    assert "BrushLabels" in response.json()["error"]
-
-
-def test_errors_are_counted(client: httpx.Client, editor: Editor) -> None:
-    editor.url = "/data/local-files/?d=nowhere.png"
-    editor.send(click("a", *ON_BALL))
-    text = client.get("/metrics").text
-    assert 'maskloop_errors_total{kind="ImageSourceError",route="/predict"}' in text
-    assert "maskloop_predict_seconds_bucket" in text
-
-
-# --- the other routes ---
-
-
-def test_setup_says_the_version_or_what_is_missing(client: httpx.Client, editor: Editor) -> None:
-    good = client.post("/setup", json={"project": "7.1", "schema": editor.config})
-    assert good.json() == {"model_version": "base"}
-    bad = client.post("/setup", json={"project": "7.1", "schema": "<View/>"})
-    assert bad.status_code == 422
-    assert "<Image>" in bad.json()["error"]
-
-
-def test_versions_by_get_with_a_body_and_by_post(client: httpx.Client) -> None:
-    by_get = client.request("GET", "/versions", content=b'{"project": "7.1"}')
-    by_post = client.post("/versions", json={"project": "7.1"})
-    assert by_get.json() == by_post.json() == {"versions": ["base"]}
-
-
-def test_ready_and_health(client: httpx.Client) -> None:
-    assert client.get("/ready").json() == {"status": "READY", "model_version": "base"}
-    for path in ("/", "/health"):
-        assert client.get(path).json()["status"] == "UP"
-
-
-BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-
-
-def test_a_browser_gets_a_page_that_knows_what_was_clicked(
-    client: httpx.Client, settings: Settings, editor: Editor
-) -> None:
-    editor.ask(click("a", *ON_BALL))
-    answer = client.get("/", headers=BROWSER)
-    assert answer.headers["Content-Type"].startswith("text/html")
-    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
-    for words in ("half within", settings.label_studio.url, f":{settings.fiftyone.port}", "base"):
-        assert words in answer.text
-    assert f">{len(rows(settings, Interaction))}<" in answer.text  # clicks answered
-
-
-def test_health_answers_while_an_image_is_encoded(client: httpx.Client, settings: Settings) -> None:
-    assert settings.images.files_root is not None
-    save(photograph(1500, 2000), settings.images.files_root / "large.jpg")
-    large = Editor(client, url="/data/local-files/?d=large.jpg", task=50)
-    clicking = threading.Thread(target=large.send, args=(click("a", *ON_BALL),))
-    clicking.start()
-    answers = 0
-    while clicking.is_alive():
-        assert client.get("/health").status_code == 200
-        answers += 1
-        time.sleep(0.01)
-    clicking.join()
-    # A server that waited for the encode would have given one, and that after it.
-    assert answers > 3
-
-
-def test_a_password_is_asked_for_everywhere_but_at_the_door(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path, password="right")
-    with backend(settings) as locked:
-        for path in ("/", "/health"):
-            assert locked.get(path).json()["status"] == "UP"
-        refused = locked.get("/", headers=BROWSER)
-        assert refused.status_code == 401
-        assert refused.headers["WWW-Authenticate"].startswith("Basic")  # so a browser asks
-        shown = locked.get("/", headers=BROWSER, auth=("maskloop", "right"))
-        assert shown.text.startswith("<!DOCTYPE html>")
-        for method, path in [
-            ("POST", "/predict"),
-            ("POST", "/setup"),
-            ("POST", "/webhook"),
-            ("GET", "/versions"),
-            ("GET", "/metrics"),
-            ("GET", "/ready"),
-        ]:
-            assert locked.request(method, path).status_code == 401
-            for wrong in (("maskloop", "wrong"), ("other", "right"), ("", "")):
-                assert locked.request(method, path, auth=wrong).status_code == 401
-        garbage = {"Authorization": "Basic " + base64.b64encode(b"no colon").decode()}
-        assert locked.get("/ready", headers=garbage).status_code == 401
-        assert locked.get("/ready", auth=("maskloop", "right")).status_code == 200
-
-
-def test_an_image_over_http_is_fetched_only_where_allowed(settings: Settings) -> None:
-    handler = partial(QuietFiles, directory=str(settings.images.files_root))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/balls.png"
-    host = f"127.0.0.1:{server.server_port}"
-    try:
-        for allowed in ((), (host,)):
-            images = settings.images.model_copy(update={"allowed_hosts": allowed})
-            home = settings.home / f"http-{len(allowed)}"
-            with backend(settings.model_copy(update={"images": images, "home": home})) as client:
-                response = Editor(client, url=url).send(click("a", *ON_BALL))
-            assert response.status_code == (200 if allowed else 424), response.text
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-class QuietFiles(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        return
-
-
-# --- webhooks, with no Redis to be had ---
-
-
-def hook(action: str, **body: Any) -> dict[str, Any]:
-    return {"action": action, "project": {"id": 7, "title": "t", "parsed_label_config": {}}, **body}
-
-
-def test_a_webhook_is_kept_once_and_answered_at_once(
-    client: httpx.Client, settings: Settings
-) -> None:
-    body = hook("ANNOTATION_CREATED", annotation={"id": 5, "updated_at": "2026-11-22T06:43:07Z"})
-    for _ in range(2):
-        assert client.post("/webhook", json=body).status_code == 201
-    later = hook("ANNOTATION_CREATED", annotation={"id": 5, "updated_at": "2026-11-22T07:00:00Z"})
-    client.post("/webhook", json=later)
-    kept = [row for row in rows(settings, Event) if "5@" in row.key]
-    assert len(kept) == 2
-    assert all(row.done_at is None for row in kept)  # reconcile finds them
-    assert kept[0].payload["project"] == {"id": 7, "title": "t"}
-    assert "maskloop_not_enqueued_total" in client.get("/metrics").text
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        hook("ANNOTATIONS_DELETED", annotations=[{"id": 2}]),
-        hook("TASKS_CREATED", tasks=[{"id": n, "updated_at": "x" * 30} for n in range(500)]),
-        hook("START_TRAINING"),
-    ],
-)
-def test_every_event_of_the_loop_is_kept(
-    client: httpx.Client, settings: Settings, body: dict[str, Any]
-) -> None:
-    assert client.post("/webhook", json=body).status_code == 201
-    newest = rows(settings, Event)[-1]
-    assert newest.action == body["action"]
-    assert len(newest.key) <= 255
-
-
-def test_other_webhooks_are_answered_and_forgotten(
-    client: httpx.Client, settings: Settings
-) -> None:
-    before = len(rows(settings, Event))
-    assert client.post("/webhook", json=hook("PROJECT_UPDATED")).status_code == 201
-    assert len(rows(settings, Event)) == before
-    huge = json.dumps(hook("TASKS_CREATED")).replace('"t"', "1e999").encode()
-    for nonsense in (b"", b"[]", json.dumps({"action": 7}).encode(), huge):
-        assert client.post("/webhook", content=nonsense).status_code == 404

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,22 +20,23 @@ from pipeline.regions import mask_of
 from pipeline.settings import Settings
 from pipeline.tables import Embedding, Interaction, Task
 from tests.editor import (
+    AROUND_BALL,
+    BALL,
     HEIGHT,
+    ON_BALL,
+    ON_BALL_TOO,
+    ON_BLUE,
     WIDTH,
     Editor,
     backend,
     box,
     click,
-    disk,
     photograph,
     save,
     settings_for,
 )
 
 pytestmark = pytest.mark.integration
-
-BALL: Mask = disk(0.5 * HEIGHT, 0.3 * WIDTH, 0.3 * HEIGHT, (HEIGHT, WIDTH))
-ON_BALL, ON_BALL_TOO, ON_BLUE, AROUND_BALL = (30, 50), (24, 42), (80, 40), (7.5, 20, 45, 60)
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +45,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     save(photograph(), made.home / "files" / "balls.png")
     (made.home / "files" / "notes.png").write_text("This is no picture.")
     return made
-
-
-@pytest.fixture(scope="module")
-def client(settings: Settings) -> Iterator[httpx.Client]:
-    with backend(settings) as running:
-        yield running
-
-
-_TASKS = [500]
-
-
-@pytest.fixture
-def editor(client: httpx.Client) -> Editor:
-    _TASKS[0] += 1
-    return Editor(client, task=_TASKS[0])
 
 
 def database(settings: Settings, statement: Any) -> list[Any]:

@@ -18,22 +18,20 @@ from pipeline.masks import iou
 from pipeline.regions import mask_of
 from pipeline.settings import Settings
 from tests.editor import (
+    BALL,
     HEIGHT,
+    ON_BALL,
     WIDTH,
     Editor,
     backend,
     box,
     click,
-    disk,
     photograph,
     save,
     settings_for,
 )
 
 pytestmark = pytest.mark.integration
-
-BALL = disk(0.5 * HEIGHT, 0.3 * WIDTH, 0.3 * HEIGHT, (HEIGHT, WIDTH))
-ON_BALL = (30, 50)
 
 GOOD = {
     "rgb.png": {},

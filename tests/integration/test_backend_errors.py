@@ -1,0 +1,118 @@
+"""What can go wrong with a click is told in a sentence, and loses nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from pipeline.settings import Settings
+from pipeline.tables import Task
+from tests.editor import (
+    ON_BALL,
+    ON_BALL_TOO,
+    Editor,
+    click,
+    log_of,
+    rows,
+)
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("/data/local-files/?d=notes.png", 422),
+        ("/data/local-files/?d=nowhere.png", 424),
+        ("/data/local-files/?d=../secret.png", 424),
+        ("/data/local-files/?d=/etc/passwd", 424),
+        ("ftp://example.org/x.png", 424),
+        ("http://192.0.2.1/x.png", 424),
+        ("", 404),
+    ],
+)
+def test_an_image_that_cannot_be_had_is_one_sentence(editor: Editor, url: str, code: int) -> None:
+    editor.url = url
+    response = editor.send(click("a", *ON_BALL))
+    assert response.status_code == code
+    sentence = response.json()["error"]
+    assert sentence.endswith(".")
+    assert "Traceback" not in sentence
+
+
+def test_the_reason_stays_with_the_task(settings: Settings, editor: Editor) -> None:
+    editor.url = "/data/local-files/?d=notes.png"
+    sentence = editor.send(click("a", *ON_BALL)).json()["error"]
+    (task,) = [task for task in rows(settings, Task) if task.ls_task_id == editor.task]
+    assert task.problem == sentence
+    assert not log_of(settings, editor)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"no json",
+        b"[]",
+        b"{}",
+        b'{"tasks": [], "project": 1, "params": {"context": {"result": []}}}',
+        b'{"tasks": [{}], "project": "1.2"}',
+        b'{"tasks": [{"id": "7"}], "project": "1.2"}',
+        b'{"tasks": [7], "project": "x"}',
+        b'{"tasks": [{"id": 1}], "project": NaN}',
+        b'{"tasks": [{"id": 1}], "project": ' + b"9" * 5000 + b"}",
+        b"[" * 100_000,
+        b"\xff\xfe",
+    ],
+)
+def test_nonsense_is_refused_with_a_sentence(client: httpx.Client, body: bytes) -> None:
+    response = client.post("/predict", content=body)
+    if response.status_code != 200:
+        assert response.status_code in (404, 422)
+        assert response.json()["error"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"x": "a", "y": 1}, {"x": None, "y": 1}, {"y": 1}, {"x": True, "y": 1}],
+)
+def test_a_click_without_a_place_is_refused(editor: Editor, value: dict[str, Any]) -> None:
+    mark = click("a", 1, 1)
+    mark["value"] = value
+    assert editor.send(mark).status_code == 422
+
+
+def test_a_damaged_draft_costs_no_click_its_answer(editor: Editor) -> None:
+    first = editor.ask(click("a", *ON_BALL))
+    for damaged in (
+        {"id": first["id"], "value": [1]},
+        {"id": first["id"], "type": {}, "value": {"rle": "x"}},
+        dict(first, value={"rle": [300]}),
+        dict(first, original_width=10**9),
+        {"id": "v", "type": "vectorlabels", "value": {"closed": 1, "vertices": [{"x": "a"}] * 3}},
+    ):
+        editor.draft = [damaged, dict(damaged, id="other", score=1, from_name="mask")]
+        mark = click(f"b{id(damaged)}", *ON_BALL_TOO)
+        assert editor.send(mark).status_code == 200
+
+
+def test_text_that_no_database_takes_is_refused(editor: Editor) -> None:
+    editor.url = "/data/local-files/?d=\0.png"
+    assert editor.send(click("a", *ON_BALL)).status_code == 404
+
+
+def test_a_config_without_a_brush_is_named(editor: Editor) -> None:
+    editor.config = "<View><Image name='image' value='$image'/></View>"
+    response = editor.send(click("a", *ON_BALL))
+    assert response.status_code == 422
+    assert "BrushLabels" in response.json()["error"]
+
+
+def test_errors_are_counted(client: httpx.Client, editor: Editor) -> None:
+    editor.url = "/data/local-files/?d=nowhere.png"
+    editor.send(click("a", *ON_BALL))
+    text = client.get("/metrics").text
+    assert 'maskloop_errors_total{kind="ImageSourceError",route="/predict"}' in text
+    assert "maskloop_predict_seconds_bucket" in text
