@@ -49,3 +49,27 @@ def test_while_a_promotion_is_prepared_another_waits_unless_somebody_insists(loo
         assert serving(loop) == "base"
         promoting.promote(loop.runtime, "other", at_once=True)
         assert serving(loop) == "other"
+
+
+def test_who_chooses_another_version_meanwhile_is_not_overruled(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints.save(tiny_model(6), tmp_path / "third.safetensors")
+    add(loop.runtime, str(tmp_path / "third.safetensors"))
+
+    def meanwhile(name: str) -> None:
+        def encoding(*_: object) -> None:
+            promoting.promote(loop.runtime, name, at_once=True)
+
+        monkeypatch.setattr(promoting, "encode_all", encoding)
+
+    meanwhile("third")
+    with pytest.raises(promoting.OvertakenError, match=r"third was made to serve while other"):
+        promoting.promote(loop.runtime, "other")
+    assert serving(loop) == "third"
+    meanwhile("base")  # as it was, before it is as asked
+    with pytest.raises(promoting.OvertakenError):
+        promoting.promote(loop.runtime, "other")
+    meanwhile("other")  # the same wish twice
+    promoting.promote(loop.runtime, "other")
+    assert serving(loop) == "other"
