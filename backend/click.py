@@ -20,6 +20,7 @@ from backend.notice import (
     NO_DRAWING,
     NOT_SAVED,
     NOTHING_FOUND,
+    NOTHING_TO_TAKE,
     SMOOTHED,
     notice_region,
     sentence,
@@ -32,7 +33,7 @@ from model.errors import MaskloopError
 from model.prediction import Prediction
 from model.text import WORDLESS
 from pipeline.label_config import LabelConfig, read_label_config
-from pipeline.masks import probability_from_png, probability_to_png
+from pipeline.masks import probability_to_png
 from pipeline.tables import Interaction
 
 log = logging.getLogger(__name__)
@@ -113,7 +114,10 @@ def _answer(
     before = previous(scene.log, marks)
     if before is None and thread.region_id in scene.view.kept:
         notice = ""  # what was painted by hand is the drawing
-    prediction = scene.decode(marks, _previous_mask(scene, thread, before))
+    mask = _previous_mask(scene, thread, before)
+    if mask is None and not any(mark.positive for mark in marks):
+        return {"result": []}, NOTHING_TO_TAKE
+    prediction = scene.decode(marks, mask)
     sent = shape_reply(prediction.mask(), marks, services.settings.backend.max_reply_bytes)
     _count(services, own, sent)
     _log(scene, thread, own, prediction, sent, time.perf_counter() - began)
@@ -152,7 +156,7 @@ def _log(
                 model_version_id=scene.version.id,
                 probability=probability_to_png(prediction.probability),
                 rle=sent.rle,
-                score=prediction.score,
+                score=0.0 if sent.empty else prediction.score,
                 milliseconds=1000 * seconds,
             )
         )
@@ -161,9 +165,8 @@ def _log(
 def _send_again(scene: Scene, reply: Reply, rotation: int) -> dict[str, Any]:
     with scene.services.sessions() as database:
         row = database.get_one(Interaction, reply.id)
-    empty = not (probability_from_png(row.probability) > scene.model.config.threshold).any()
     thread = Thread(reply.region_id, reply.label)
-    return _prediction(scene, thread, row.rle, empty, row.score, rotation)
+    return _prediction(scene, thread, row.rle, row.score <= 0, row.score, rotation)
 
 
 def _prediction(

@@ -40,7 +40,6 @@ class TaskView:
 
     id: int
     data: Mapping[str, Any]
-    annotations: Mapping[Any, Mapping[str, Region]]  # regions by id, of each annotation by its id
     kept: Mapping[str, Region]  # regions the annotator's page showed when it was last saved, by id
     drawn: Mapping[str, Region]  # those of them in this annotator's own drafts
 
@@ -56,8 +55,8 @@ class TaskView:
 
     def with_draft(self, draft: Mapping[str, Any]) -> TaskView:
         """The view with a newer draft than the request's."""
-        kept, drawn = _shown(self.annotations, [draft])
-        return replace(self, kept=kept, drawn=drawn)
+        drawn = _by_id([draft])
+        return replace(self, kept=drawn, drawn=drawn)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,46 +119,35 @@ def _task(entry: Any) -> TaskView:
         raise UnknownRecordError("The request lists a task without an id; import it first.")
     data = entry.get("data")
     submitted, drafts = _dicts(entry.get("annotations")), _dicts(entry.get("drafts"))
-    annotations = {_key(one, place): _by_id([one]) for place, one in enumerate(submitted)}
-    if not submitted and not drafts:
+    drawn = _by_id(drafts)
+    if drafts:
+        kept = drawn  # all that the page showed: of other annotations it shows nothing
+    elif submitted:
+        kept = _by_id(submitted)  # which of them is open nobody says
+    else:
         # Label Studio begins an annotation with a copy of the prediction it shows, and saves it as
         # a draft only when something was changed.
-        kept, drawn = _by_id(_dicts(entry.get("predictions"))), _by_id([])
-    else:
-        kept, drawn = _shown(annotations, drafts)
+        kept = _by_id(_dicts(entry.get("predictions")))
     return TaskView(
         id=task_id,
         data=data if isinstance(data, Mapping) else {},
-        annotations=annotations,
         kept=kept,
         drawn=drawn,
     )
 
 
-def _shown(
-    annotations: Mapping[Any, Mapping[str, Region]], drafts: list[Mapping[str, Any]]
-) -> tuple[dict[str, Region], dict[str, Region]]:
-    """``kept`` and ``drawn`` of a task. The draft of an annotation takes its place."""
-    replaced = {draft.get("annotation") for draft in drafts if _is_key(draft.get("annotation"))}
-    drawn = _by_id(drafts)
-    kept: dict[str, Region] = {}
-    for key, regions in annotations.items():
-        if key not in replaced:
-            kept |= regions
-    return kept | drawn, drawn
-
-
-def _key(annotation: Mapping[str, Any], place: int) -> Any:
-    return annotation["id"] if _is_key(annotation.get("id")) else f"#{place}"
-
-
-def _is_key(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _by_id(sources: Iterable[Mapping[str, Any]]) -> dict[str, Region]:
-    regions = [region for source in sources for region in _dicts(source.get("result"))]
-    return {region["id"]: region for region in regions if isinstance(region.get("id"), str)}
+    """Regions by their ids, those left out that no log of ours could hold. Where the label stays
+    selected, Label Studio repeats an accepted region under the tag of the click; the first one is
+    what is drawn."""
+    found: dict[str, Region] = {}
+    for region in (region for source in sources for region in _dicts(source.get("result"))):
+        name = region.get("id")
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not is_storable(name):
+            continue
+        if name not in found or region.get("type") not in _MARKS:
+            found[name] = region
+    return found
 
 
 def _dicts(value: Any) -> list[Mapping[str, Any]]:

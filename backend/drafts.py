@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from backend.context import TaskView
 from backend.services import Services
@@ -42,7 +42,7 @@ def wait_for_draft(
             log.warning("The drafts of task %d cannot be read: %s", view.id, error)
             return None
         for draft in drafts:
-            found = view.with_draft(draft)
+            found = view.with_draft(draft) if isinstance(draft, Mapping) else view
             if mark_id in found.kept:
                 return found
         if time.monotonic() + PAUSE > deadline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,24 +43,32 @@ class Sent:
 
 class Drawings:
     """What regions draw, as fine as a previous mask need be: at most ``CANVAS`` pixels a side.
-    Run lengths of large masks take long to read, so what was read of them is remembered."""
+    Large masks take long to read, so what was read is remembered."""
 
     def __init__(self, max_bytes: int = 32_000_000) -> None:
         self._known = Cache[bytes, _Packed](max_bytes, lambda packed: len(packed.bits) + 100)
 
     def mask(self, region: Any) -> Mask | None:
         """A region's mask; None when it is none that can be read."""
-        value = region.get("value") if isinstance(region, Mapping) else None
-        numbers = value.get("rle") if isinstance(value, Mapping) else None
+        if not isinstance(region, Mapping) or not isinstance(region.get("value"), Mapping):
+            return None
+        return self._known.get(_key(region), lambda: _packed(_drawn(region))).mask()
+
+
+def _key(region: Mapping[str, Any]) -> bytes:
+    """A digest of all that a region's mask follows from."""
+    value, data = dict(region["value"]), b""
+    numbers = value.get("rle")
+    if isinstance(numbers, list):
         try:
-            data = bytes(numbers) if isinstance(numbers, list) else None
+            data = bytes(numbers)  # much sooner than as JSON
+            del value["rle"]
         except (ValueError, TypeError):
-            data = None
-        if data is None:
-            return _drawn(region)
-        sides = f"{region.get('original_height')} {region.get('original_width')}"
-        key = hashlib.blake2b(data, digest_size=16, key=sides.encode()[:64]).digest()
-        return self._known.get(key, lambda: _packed(_drawn(region))).mask()
+            pass
+    rest = [region.get("type"), region.get("original_height"), region.get("original_width"), value]
+    digest = hashlib.blake2b(json.dumps(rest).encode(), digest_size=16)
+    digest.update(data)
+    return digest.digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +95,10 @@ def _packed(mask: Mask | None) -> _Packed:
 def _drawn(region: Any) -> Mask | None:
     try:
         mask = mask_of(region)
-        if mask is None:
-            mask = strokes_mask(region)
+        painted = strokes_mask(region, mask)  # since the pixels were saved
     except MaskloopError:  # somebody else's damage must not cost this click its answer
         return None
+    mask = mask if painted is None else painted
     if mask is None:
         return None
     shrink = min(1.0, CANVAS / max(mask.shape))

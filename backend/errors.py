@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError, StatementError
+from starlette.requests import ClientDisconnect
 
 from backend.metrics import Metrics
 from model.errors import CheckpointError, ImageError, MaskloopError, PromptError
@@ -50,9 +51,19 @@ def answer_errors(app: FastAPI, metrics: Metrics) -> None:
         return answer(request, error, code, str(error))
 
     async def database(request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, StatementError) and isinstance(error.orig, RecursionError):
+            return await too_deep(request, error)
         log.error("The database failed.", exc_info=error)
         sentence = "The database did not answer; see the backend's log and try again."
         return answer(request, error, 503, sentence)
+
+    async def too_deep(request: Request, error: Exception) -> JSONResponse:
+        sentence = "The request is nested too deeply; send what Label Studio sends."
+        return answer(request, error, 404, sentence)
+
+    async def gone(request: Request, error: Exception) -> Response:
+        log.debug("%s: whoever asked went away.", request.url.path)
+        return Response(status_code=400)  # nobody reads it
 
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         sentence = "Something broke inside maskloop; see the backend's log and report it."
@@ -60,4 +71,6 @@ def answer_errors(app: FastAPI, metrics: Metrics) -> None:
 
     app.add_exception_handler(MaskloopError, ours)
     app.add_exception_handler(SQLAlchemyError, database)
+    app.add_exception_handler(RecursionError, too_deep)
+    app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, unexpected)

@@ -14,11 +14,9 @@ import cv2
 import numpy as np
 
 from backend.context import (
-    MAX_NAME,
     Region,
     TaskView,
     bounded,
-    is_storable,
     number,
     percent,
     words_mark,
@@ -27,7 +25,7 @@ from backend.marks import Mark, Place
 from model.errors import MaskloopError, PromptError
 from model.prompts import MAX_POINTS
 from pipeline.label_config import LabelConfig
-from pipeline.masks import Mask
+from pipeline.masks import Mask, resized
 from pipeline.outlines import outline
 from pipeline.regions import label_of, mask_of
 
@@ -45,19 +43,21 @@ def read_hints(view: TaskView, config: LabelConfig, height: int, width: int) -> 
 
     One that cannot be read is left out: somebody else's damage must not cost a click its answer.
     """
-    found: list[Mark] = []
-    for name, region in view.drawn.items():
-        if not 0 < len(name) <= MAX_NAME or not is_storable(name):
-            continue
+    newest: list[list[Mark]] = []
+    for name in reversed(list(view.drawn)):
+        region = view.drawn[name]
+        if sum(map(len, newest)) >= MOST_HINTS:
+            break
         tag = region.get("from_name")
         hint = config.hint(tag, label_of(region))
         try:
             if hint is not None:
-                found += _marks(name, region, hint.positive, height, width)
+                newest.append(list(_marks(name, region, hint.positive, height, width)))
             elif tag is not None and tag == config.text_tag:
-                found.append(words_mark(name, region))
+                newest.append([words_mark(name, region)])
         except MaskloopError as error:
             log.info("A hint was left out: %s", error)
+    found = [mark for marks in reversed(newest) for mark in marks]
     kept, points = [], 0
     for mark in reversed(found[-MOST_HINTS:]):
         points += len(mark.points)
@@ -66,9 +66,13 @@ def read_hints(view: TaskView, config: LabelConfig, height: int, width: int) -> 
     return kept[::-1]
 
 
-def strokes_mask(region: Region) -> Mask | None:
-    """What the strokes of a brush region paint, at ``CANVAS`` pixels a side at most: it has no
-    pixels of its own until it is submitted. None for what has no strokes."""
+def strokes_mask(region: Region, under: Mask | None = None) -> Mask | None:
+    """What the strokes of a brush region paint, at ``CANVAS`` pixels a side at most: they are no
+    pixels until it is submitted. None for what has no strokes.
+
+    Args:
+        under: what they are painted over, or erased from, at any resolution.
+    """
     value = region.get("value")
     touches = value.get("touches") if isinstance(value, Mapping) else None
     height, width = region.get("original_height"), region.get("original_width")
@@ -78,7 +82,7 @@ def strokes_mask(region: Region) -> Mask | None:
         return None
     shrink = min(1.0, CANVAS / max(height, width))
     shape = max(round(height * shrink), 1), max(round(width * shrink), 1)
-    canvas = np.zeros(shape, np.uint8)
+    canvas = np.zeros(shape, np.uint8) if under is None else resized(under, shape).astype(np.uint8)
     for points, thickness, adds in _strokes(touches, *shape):
         path = np.rint(np.array(points) * 16).astype(np.int32)
         line = max(round(min(thickness, BROADEST)), 1)

@@ -27,6 +27,7 @@ from pipeline.regions import label_of
 from pipeline.tables import now
 
 DRAWN = ("polygon", "scribble")  # kinds that are in the draft
+LONGEST_ID = 64  # of a region that the log can hold
 MOST_REGIONS = 30  # of a task that a lone click is compared with
 
 
@@ -68,10 +69,12 @@ def _carried(scene: Scene, known: Reply, marks: tuple[Mark, ...]) -> tuple[Mark,
     that a draft as new as this request shows to be deleted."""
     newest = next(reply for reply in scene.log if reply.region_id == known.region_id)
     sent = {(mark.kind, mark.group) for mark in marks}
+    again = {mark.id for mark in marks}  # maybe of another kind or label by now
     others = [
         mark
         for mark in (*newest.carried, *newest.own)
         if (mark.kind, mark.group) not in sent
+        and mark.id not in again
         and mark.kind not in DRAWN
         and mark not in known.carried
     ]
@@ -210,7 +213,7 @@ def _candidates(scene: Scene, label: str | None, *, by_hand: bool) -> list[Candi
         ours = region.get("from_name") == scene.config.output_tag and (scored or by_hand)
         named = label_of(region)
         fits = named == label if label is not None else named in scene.config.labels
-        if ours and region_id not in known and fits:
+        if ours and region_id not in known and len(region_id) <= LONGEST_ID and fits:
             shown = scene.services.drawings.mask(region)
             if shown is not None and shown.any():
                 thread = Thread(region_id, str(named))

@@ -151,6 +151,7 @@ def _decode(some: list[_Decode]) -> None:
         found = fresh[0].model.decode_batch(
             [each.embedding for each in fresh], [each.prompt for each in fresh]
         )
+        pairs = list(zip(fresh, found, strict=True))
     except BaseException as error:
         if len(fresh) == 1:
             fresh[0].answer.set_exception(error)
@@ -158,5 +159,5 @@ def _decode(some: list[_Decode]) -> None:
             for each in fresh:
                 _decode([each])
         return
-    for each, answer in zip(fresh, found, strict=True):
+    for each, answer in pairs:
         each.answer.set_result(answer)

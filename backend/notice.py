@@ -19,6 +19,7 @@ NOTHING_FOUND = "Nothing was found there; click on the object again, or draw a b
 NOT_SAVED = "Label Studio had not saved your drawing yet; click again to have it read."
 NO_DRAWING = "There is no new drawing to read, so only the click counted."
 FOREIGN = "This label only takes away from a mask; click the object with its own label first."
+NOTHING_TO_TAKE = "There is no mask to take away from; click the object itself first."
 SMOOTHED = "The mask was too ragged to be shown whole, so it was smoothed."
 
 

@@ -31,14 +31,17 @@ def from_png(data: bytes) -> Mask:
     return np.asarray(_open(data).convert("L")) > 127
 
 
-def from_layer_png(data: bytes) -> Mask:
+def from_layer_png(data: bytes, most: int = MAX_PIXELS) -> Mask:
     """The mask in a PNG drawn as a layer, bool [H, W]: its opaque pixels where it has transparent
     ones, else its bright pixels.
+
+    Args:
+        most: pixels it may have; a few bytes may claim very many.
 
     Raises:
         ImageError: the bytes are not a PNG, or one with too many pixels.
     """
-    image = _open(data)
+    image = _open(data, most)
     alpha = np.asarray(image.convert("RGBA").getchannel("A"))
     return alpha > 127 if (alpha < 255).any() else np.asarray(image.convert("L")) > 127
 
@@ -149,10 +152,10 @@ def _save(image: Image.Image, **options: int) -> bytes:
     return buffer.getvalue()
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, most: int = MAX_PIXELS) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=("PNG",))
-        if image.width * image.height > MAX_PIXELS:
+        if image.width * image.height > most:
             raise ImageError("A mask has too many pixels; make it smaller.")
         image.load()
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:

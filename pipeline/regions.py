@@ -24,6 +24,7 @@ SUBPIXEL_BITS = 4  # cv2 takes corners as fixed-point numbers
 CURVE_STEPS = 16  # straight pieces a Bezier edge is drawn with
 TOLERANCE_OF_OBJECT = 0.01  # of the side of a square as large as the mask
 LEAST_TOLERANCE = 0.5  # pixels: the steps of a straight edge are no corners
+LEAST_BITMASK = 2**20  # pixels that any bitmask may have, however small its image
 PNG_URL = "data:image/png;base64"
 _DRAWN = ("rle", "points", "vertices", "imageDataURL")
 
@@ -152,6 +153,8 @@ def same_drawing(region: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     first, second = region.get("value"), other.get("value")
     if not isinstance(first, Mapping) or not isinstance(second, Mapping):
         return False
+    if (first.get("touches") or []) != (second.get("touches") or []):  # painted on, or erased from
+        return False
     drawn = [key for key in _DRAWN if key in second]
     return bool(drawn) and all(_alike(first.get(key), second[key]) for key in drawn)
 
@@ -273,7 +276,7 @@ def _bitmask(value: Mapping[str, Any], height: int, width: int) -> Mask | None:
         data = base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError):
         raise ImageError("A bitmask is not valid base64; draw it again.") from None
-    mask = from_layer_png(data)
+    mask = from_layer_png(data, most=max(4 * height * width, LEAST_BITMASK))
     if mask.shape == (height, width):
         return mask
     resized = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)

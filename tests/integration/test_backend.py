@@ -155,6 +155,43 @@ def test_a_lone_negative_click_cuts_into_the_accepted_region(
     assert [(p["id"], p.get("carried", False)) for p in last.prompts] == [("a", True), ("b", False)]
 
 
+def test_taking_away_where_no_mask_is_gives_none_and_says_so(
+    settings: Settings, editor: Editor
+) -> None:
+    region, notice = editor.told(click("a", *ON_BLUE, positive=False))
+    assert region is None and "no mask to take away from" in notice
+    first = editor.ask(click("b", *ON_BALL))
+    editor.draft = [first]
+    beside = (99, 99)  # of no object
+    region, notice = editor.told(click("c", *beside, positive=False))  # alone: it was accepted
+    assert region is None and "no mask to take away from" in notice
+    assert len(log_of(settings, editor)) == 1
+    assert editor.ask(click("c", *beside, positive=False), click("d", *ON_BLUE)) is not None
+
+
+@pytest.mark.parametrize("label", ["Object", "Use drawing"])
+def test_a_click_that_comes_again_under_another_label_is_answered(
+    editor: Editor, label: str
+) -> None:
+    other = {"Object": "Use drawing", "Use drawing": "Object"}[label]
+    first, _ = editor.told(click("a", *ON_BALL, label=label))
+    again, _ = editor.told(click("a", *ON_BALL, label=other))
+    assert first["id"] == again["id"]
+    boxed, _ = editor.told(box("a", *AROUND_BALL))
+    assert mask_of(boxed) is not None
+
+
+def test_what_was_too_ragged_to_show_stays_unshown(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, max_reply_bytes=1)
+    save(photograph(), tmp_path / "files" / "balls.png")
+    with backend(settings) as client:
+        annotator = Editor(client)
+        assert annotator.ask(click("a", *ON_BALL)) is None
+        assert annotator.ask(click("a", *ON_BALL)) is None  # the same request again
+        opened = client.post("/predict", json=annotator.request(None)).json()["results"]
+        assert opened in ([], [[]])
+
+
 def test_a_click_with_a_label_masks_do_not_have_is_a_negative_one(editor: Editor) -> None:
     editor.config = editor.config.replace(
         'strokeWidth="6">', 'strokeWidth="6"><Label value="Background"/>'

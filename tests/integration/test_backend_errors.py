@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from typing import Any
 
 import httpx
@@ -116,3 +118,23 @@ def test_errors_are_counted(client: httpx.Client, editor: Editor) -> None:
     text = client.get("/metrics").text
     assert 'maskloop_errors_total{kind="ImageSourceError",route="/predict"}' in text
     assert "maskloop_predict_seconds_bucket" in text
+
+
+@pytest.mark.parametrize("route", ["/setup", "/webhook", "/predict"])
+def test_what_is_nested_without_end_is_refused(client: httpx.Client, route: str) -> None:
+    for depth in (900, 950, 970, 980, 990, 100_000):
+        deep = b"[" * depth + b"]" * depth
+        body = b'{"action": "ANNOTATION_CREATED", "schema": %b, "annotation": {"id": %b}}'
+        response = client.post(route, content=body % (deep, deep))
+        assert response.status_code < 500, (depth, response.text)
+
+
+def test_who_goes_away_in_the_middle_of_a_request_is_no_error(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as line:
+        line.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:
+        assert client.get("/health").status_code == 200
+    assert "broke inside" not in caplog.text

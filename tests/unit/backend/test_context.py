@@ -110,34 +110,42 @@ def test_a_text_box_without_words_is_refused(words: Any) -> None:
         read_question(body({"id": "t", "type": "textarea", "value": {"text": words}}))
 
 
-def test_a_newer_draft_takes_the_place_of_the_older_and_leaves_the_annotations() -> None:
-    task = {
-        "id": 3,
-        "drafts": [{"result": [{"id": "d"}]}],
-        "annotations": [{"result": [{"id": "a"}]}],
-    }
-    (view,) = read_question(body(tasks=[task])).tasks
-    assert (set(view.kept), set(view.drawn)) == ({"a", "d"}, {"d"})
+def test_a_newer_draft_takes_the_place_of_the_older() -> None:
+    (view,) = read_question(body(tasks=[{"id": 3, "drafts": [{"result": [{"id": "d"}]}]}])).tasks
+    assert set(view.kept) == set(view.drawn) == {"d"}
     newer = view.with_draft({"result": [{"id": "e"}]})
-    assert (set(newer.kept), set(newer.drawn)) == ({"a", "e"}, {"e"})
+    assert set(newer.kept) == set(newer.drawn) == {"e"}
     for nonsense in (None, 7, [7], {"id": "e"}):
-        assert set(view.with_draft({"result": nonsense}).kept) == {"a"}
+        assert not view.with_draft({"result": nonsense}).kept
 
 
-def test_the_draft_of_an_annotation_stands_for_it() -> None:
+@pytest.mark.parametrize("of", [5, None])  # None: a new annotation, beside those of others
+def test_a_draft_is_all_that_its_page_shows(of: int | None) -> None:
     task = {
         "id": 3,
         "annotations": [
             {"id": 5, "result": [{"id": "mine"}, {"id": "deleted"}]},
             {"id": 6, "result": [{"id": "others"}]},
         ],
-        "drafts": [{"id": 1, "annotation": 5, "result": [{"id": "mine"}]}],
+        "drafts": [{"id": 1, "annotation": of, "result": [{"id": "mine"}]}],
     }
     (view,) = read_question(body(tasks=[task])).tasks
-    assert set(view.kept) == {"mine", "others"}
-    assert set(view.drawn) == {"mine"}  # hints of others are none of this annotator's
-    again = view.with_draft({"annotation": 5, "result": []})
-    assert (set(again.kept), set(again.drawn)) == ({"others"}, set())
+    assert set(view.kept) == set(view.drawn) == {"mine"}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_region_repeated_under_the_clicks_tag_is_still_the_mask(turned: bool) -> None:
+    same = [{"id": "a", "type": "polygonlabels"}, {"id": "a", "type": "keypointlabels"}]
+    task = {"id": 3, "drafts": [{"result": same[:: -1 if turned else 1]}]}
+    (view,) = read_question(body(tasks=[task])).tasks
+    assert view.kept["a"]["type"] == "polygonlabels"
+
+
+@pytest.mark.parametrize("name", ["", "\0", "\ud800", "x" * 300, 7, None])
+def test_a_region_whose_id_no_database_takes_is_left_out(name: Any) -> None:
+    task = {"id": 3, "drafts": [{"result": [{"id": name}, {"id": "b"}]}]}
+    (view,) = read_question(body(tasks=[task])).tasks
+    assert set(view.kept) == {"b"}
 
 
 def test_words_that_are_edited_in_place_are_other_words() -> None:
@@ -148,14 +156,13 @@ def test_words_that_are_edited_in_place_are_other_words() -> None:
     assert mark("cat").id != mark("dog").id
 
 
-def test_regions_of_drafts_and_annotations_are_known_by_id() -> None:
+def test_regions_of_annotations_are_known_by_id() -> None:
     task = {
         "id": 3,
-        "drafts": [{"result": [{"id": "d", "type": "brushlabels"}]}],
         "annotations": [{"result": [{"id": "a"}]}, None, {"result": None}],
     }
     (view,) = read_question(body(tasks=[task])).tasks
-    assert set(view.kept) == {"a", "d"}
+    assert set(view.kept) == {"a"} and not view.drawn
 
 
 def test_an_annotation_that_was_only_opened_shows_the_regions_of_the_prediction() -> None:

@@ -66,7 +66,7 @@ class Stage:
     @property
     def view(self) -> TaskView:
         shown = {region["id"]: region for region in self.kept}
-        return TaskView(2, {}, {}, kept=shown, drawn=shown)
+        return TaskView(2, {}, kept=shown, drawn=shown)
 
     def decode(self, marks: Sequence[Mark], mask: Any) -> Any:
         assert mask is None

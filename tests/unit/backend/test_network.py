@@ -153,6 +153,20 @@ def test_one_bad_prompt_fails_alone() -> None:
     assert value(people.ask(model, "3")) == 3  # and the next is answered as ever
 
 
+def test_a_model_that_answers_too_few_does_not_end_the_thread() -> None:
+    class Short(StandIn):
+        def decode_batch(self, *given: Any) -> list[Prediction]:
+            return super().decode_batch(*given)[1:]
+
+    model, people = Short(), Crowd()
+    model.let.set()
+    with pytest.raises(ValueError, match="shorter"):
+        people.ask(model, "0").result(timeout=PATIENCE)
+    good = StandIn()
+    good.let.set()
+    assert value(people.ask(good, "1")) == 1
+
+
 def test_what_nobody_waits_for_any_more_is_not_decoded() -> None:
     model = StandIn()
     gone = threading.Event()
