@@ -85,7 +85,13 @@ def answer(
         closer = replace(closer, image_size=size, window=window)
         shown = closer.probability
         area, before = (_share(model, mask) for mask in (shown, told.mask))
-        if not area or (found is not None and area > MOST_GROWTH * before):
+        grown = told.mask is not None and area > MOST_GROWTH * before
+        if grown and found is None:  # lost, or the newest mark asks for more: the whole image tells
+            found = decode(whole, prompt)
+            told = replace(prompt, mask=found.probability)
+            window = find_window(model, told, size)
+            continue
+        if not area or grown:
             break
         found, told = closer, replace(prompt, mask=shown)
         window = find_window(model, told, size, seen=window)

@@ -226,6 +226,19 @@ def test_a_closer_answer_that_grows_is_not_believed(model):
     assert play.answer(Prompt(boxes=(SMALL_BOX,)), (400, 400)).window is not None
 
 
+def test_an_answer_that_grows_beyond_the_previous_mask_is_asked_of_the_whole_image(model):
+    """As a first click would be; what the whole image shows may have grown."""
+    before = shown(150, 150, 200, 200, (400, 400))
+    clicks = Prompt((Click(170, 170), Click(190, 190)), mask=before.astype(np.float32))
+    play = Scripted(model, (1, 15), (6, 9), (4, 12))
+    found = play.answer(clicks, (400, 400))
+    (first, _), (second, _), (third, _) = play.asked
+    assert second == 400 and first < 400 and third < 400
+    assert found.window is not None and found.window.size == play.asked[-1]
+    play = Scripted(model, (1, 15), (6, 9), (1, 15))
+    assert play.answer(clicks, (400, 400)).window is None
+
+
 def test_what_was_found_goes_along_to_the_window_but_not_into_a_box(model):
     play = Scripted(model, (6, 7), (4, 12))
     play.answer(Prompt((Click(170, 170),)), (400, 400))
