@@ -119,7 +119,7 @@ def _answer(
         return {"result": []}, NOTHING_TO_TAKE
     prediction = scene.decode(marks, mask)
     sent = shape_reply(prediction.mask(), marks, services.settings.backend.max_reply_bytes)
-    _count(services, own, sent)
+    _count(services, marks[-1], sent)
     _log(scene, thread, own, prediction, sent, time.perf_counter() - began)
     if sent.empty or sent.smoothed:
         notice = NOTHING_FOUND if sent.empty else SMOOTHED
@@ -182,8 +182,7 @@ def _prediction(
     }
 
 
-def _count(services: Services, own: Sequence[Mark], sent: Sent) -> None:
-    last = own[-1]
+def _count(services: Services, last: Mark, sent: Sent) -> None:
     sign = "positive" if last.positive else "negative"
     services.metrics.marks.labels(kind=last.kind, sign=sign).inc()
     if sent.smoothed:
