@@ -141,15 +141,29 @@ def set_scene(
     """Find the image, its embedding, the model that serves, and the log of what was answered.
 
     Raises:
+        SupersededError: nobody waits for the answer any more.
         UnknownRecordError, ImageSourceError, ImageError: the task has no image to be had.
     """
+
+    def go_on() -> None:
+        if stale():
+            raise SupersededError
+
     url = view.url(config.image_field)
     with services.sessions.begin() as database:
-        task_id = task_row(database, question.project_id, view.id, url).id
-    # A second transaction, which only reads until the image is here: nobody waits for a download.
-    with services.sessions.begin() as database:
-        task = database.get_one(Task, task_id)
-        image = task_image(database, services.store, services.source, task, services.settings)
+        task = task_row(database, question.project_id, view.id, url)
+    go_on()
+    # Of the row as it was just written or read: its address is the one that this request shows,
+    # whatever another request says of the task meanwhile.
+    image = task_image(
+        services.sessions,
+        services.store,
+        services.source,
+        task,
+        services.settings,
+        while_waiting=go_on,
+    )
+    go_on()
     version, model = services.serving.current()
     with services.metrics.embedding_seconds.time():
         embedding = services.embeddings.get(image.id, model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from model.errors import MaskloopError
 from model.second_look import is_quick
-from pipeline.catalog import Source, task_image, task_row
+from pipeline.catalog import MOST_ADDRESS, Source, task_image, task_row
 from pipeline.embeddings import Embeddings
 from pipeline.serving import ServingModel
 from pipeline.settings import Settings
@@ -44,7 +45,7 @@ class Warming:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="warming")
-        self._seen: OrderedDict[tuple[int, int, str, bool], None] = OrderedDict()
+        self._seen: OrderedDict[tuple[int, int, bytes, bool], None] = OrderedDict()
         self._waiting = 0
         self._lock = Lock()
         self._closed = False
@@ -57,7 +58,10 @@ class Warming:
         Args:
             itself: see to this task's own first; a click on it does that anyway.
         """
-        key = project_id, ls_task_id, url, itself
+        if len(url) > MOST_ADDRESS:  # told to whoever clicks
+            return
+        address = hashlib.sha256(url.encode()).digest()  # it may be long, and many are remembered
+        key = project_id, ls_task_id, address, itself
         with self._lock:
             if self._closed or key in self._seen or self._waiting >= MOST_WAITING:
                 return
@@ -65,7 +69,7 @@ class Warming:
             if len(self._seen) > REMEMBERED:
                 self._seen.popitem(last=False)
             self._waiting += 1
-            self._thread.submit(self._work, *key)
+            self._thread.submit(self._work, project_id, ls_task_id, url, itself)
 
     def close(self) -> None:
         """Let the task in hand end, and leave the rest."""
@@ -91,13 +95,13 @@ class Warming:
         parts = self._parts
         _, model = parts.serving.current()
         try:
-            with parts.sessions.begin() as session:
+            with parts.sessions() as session:
                 task = session.get_one(Task, task_id)
-                # An image that takes seconds to encode is the workers': here it would take the
-                # cores from clicks.
-                if task.image_id is None and not is_quick(model):
-                    return
-                image = task_image(session, parts.store, parts.source, task, parts.settings)
+            # An image that takes seconds to encode is the workers': here it would take the cores
+            # from clicks.
+            if task.image_id is None and not is_quick(model):
+                return
+            image = task_image(parts.sessions, parts.store, parts.source, task, parts.settings)
             if is_quick(model) or parts.embeddings.has(image.id, model):
                 parts.embeddings.get(image.id, model)
         except MaskloopError as error:

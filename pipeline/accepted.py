@@ -13,13 +13,13 @@ from datetime import datetime
 import cv2
 import numpy as np
 from sqlalchemy import Select, delete, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from model.errors import ImageError
 from pipeline.catalog import Source, task_image
 from pipeline.database import lock
 from pipeline.effort import record_effort
-from pipeline.errors import RleError
+from pipeline.errors import ImageSourceError, RleError
 from pipeline.label_config import LabelConfig
 from pipeline.label_studio import Json
 from pipeline.masks import Mask, to_png
@@ -79,34 +79,65 @@ def accepted_masks(
 
 
 def apply_annotation(
-    session: Session,
+    sessions: sessionmaker[Session],
     store: Store,
     source: Source,
     settings: Settings,
-    task: Task,
+    task_id: int,
     annotation: Json,
     config: LabelConfig | None = None,
 ) -> Applied:
     """Make our rows equal to one annotation as Label Studio's API shows it now.
 
     An older state than the one we have is ignored, and the same state changes nothing, so the
-    same news may come twice, late, or from two workers at once.
+    same news may come twice, late, or from two workers at once. The image is fetched before the
+    one transaction that writes.
 
     Args:
-        session: in a transaction that has written nothing yet: the image may have to be fetched.
+        task_id: of a row.
         config: as for ``accepted_masks``.
 
     Raises:
         ImageSourceError, ImageError, EmbeddingStoreError: it holds masks, and its image cannot be
-            had; nothing was written but ``task.problem``.
+            had, or is no longer the task's now that it is here; nothing was written but
+            ``task.problem``.
     """
-    if _have(session, task, annotation):
-        return Applied(changed=False, regions=0, prompts_only=False)
+    with sessions() as session:
+        task = session.get_one(Task, task_id)
+        if _have(session, task, annotation):
+            return Applied(changed=False, regions=0, prompts_only=False)
     masks, problems = accepted_masks(annotation, config)
-    image = task_image(session, store, source, task, settings) if masks else None
-    lock(session, f"annotation {annotation['id']}")
-    if _have(session, task, annotation):  # another worker was quicker
-        return Applied(changed=False, regions=0, prompts_only=False)
+    image = task_image(sessions, store, source, task, settings) if masks else None
+    with sessions.begin() as session:
+        lock(session, f"annotation {annotation['id']}")
+        shown = session.get_one(Task, task_id)
+        if _have(session, shown, annotation):  # another worker was quicker
+            return Applied(changed=False, regions=0, prompts_only=False)
+        if image is not None and shown.url != task.url:
+            raise ImageSourceError(
+                f"The address of the image of task {task.ls_task_id} changed while its image was "
+                "fetched; its annotation is looked at again at the next reconcile."
+            )
+        row = _write(session, shown, annotation, image, masks, config)
+    if row.prompts_only:
+        log.warning(
+            "annotation %d of task %d holds prompts and no mask: its suggestion was not accepted "
+            "with the tick before it was submitted",
+            row.ls_annotation_id,
+            task.ls_task_id,
+        )
+    return Applied(True, len(masks), row.prompts_only, problems)
+
+
+def _write(
+    session: Session,
+    task: Task,
+    annotation: Json,
+    image: Image | None,
+    masks: list[AcceptedMask],
+    config: LabelConfig | None,
+) -> Annotation:
+    """The row of an annotation with its regions, made or brought up to date."""
     row = session.scalars(_row_of(annotation["id"])).one_or_none()
     if row is None:
         row = Annotation(ls_annotation_id=annotation["id"], task_id=task.id)
@@ -119,16 +150,9 @@ def apply_annotation(
     row.ls_updated_at = _updated_at(annotation)
     row.seen_at = now()
     session.flush()
-    if row.prompts_only:
-        log.warning(
-            "annotation %d of task %d holds prompts and no mask: its suggestion was not accepted "
-            "with the tick before it was submitted",
-            row.ls_annotation_id,
-            task.ls_task_id,
-        )
     _replace_regions(session, task, row, image, masks)
     set_status(session, task)
-    return Applied(True, len(masks), row.prompts_only, problems)
+    return row
 
 
 def remove_annotations(session: Session, ls_annotation_ids: Collection[int]) -> int:

@@ -24,6 +24,14 @@ from pipeline.settings import Settings
 
 BUSY_SECONDS = 30  # how long a writer waits for another process's write on SQLite
 CONNECT_SECONDS = 5
+# Connections kept open, and opened beside them while all those are in use. A process of the
+# backend has some sixty threads that ask the database: 16 for clicks, 40 for webhooks and pages,
+# and a few of its own. On SQLite each may have a connection: a writer holds one while it waits for
+# another process. PostgreSQL takes 100 from everybody together, so here three processes get along,
+# and a thread that finds all in use waits its turn, which comes soon, as long as nobody holds a
+# connection while something else, such as a download, takes its time.
+KEPT = 5
+MORE_SQLITE, MORE_POSTGRESQL = 59, 25
 
 
 def make_engine(settings: Settings) -> Engine:
@@ -36,14 +44,21 @@ def make_engine(settings: Settings) -> Engine:
     url = _read_url(settings.sql_url)
     if url.get_backend_name() == "postgresql":
         return create_engine(
-            url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS}
+            url,
+            pool_size=KEPT,
+            max_overflow=MORE_POSTGRESQL,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": CONNECT_SECONDS},
         )
     _make_parent(url)
     # sqlite3 then says BEGIN IMMEDIATE before the first write and nothing before a read. A plain
     # BEGIN would let two processes read, then write, and fail one of them at once: SQLite does
     # not wait for a lock whose wait could not end well. A file gets a pool; threads share it.
     engine = create_engine(
-        url, connect_args={"isolation_level": "IMMEDIATE", "timeout": BUSY_SECONDS}
+        url,
+        pool_size=KEPT,
+        max_overflow=MORE_SQLITE,
+        connect_args={"isolation_level": "IMMEDIATE", "timeout": BUSY_SECONDS},
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "savepoint", _begin_before_savepoint)

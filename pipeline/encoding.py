@@ -37,19 +37,22 @@ class EncodeReport:
 def encode_task(runtime: Runtime, task_id: int) -> int:
     """Fetch and encode the image of a task row; quick when that was done. Returns the image's id.
 
+    An image that the store has lost is fetched again: the annotator who is told of it is sent here.
+
     Raises:
         UnknownRecordError: no such task row.
         ImageSourceError, ImageError, EmbeddingStoreError: why there is no embedding.
     """
     _, model = runtime.serving.current()
-    with runtime.sessions.begin() as session:
+    with runtime.sessions() as session:
         task = session.get(Task, task_id)
-        if task is None:
-            raise UnknownRecordError(f"There is no task row {task_id}; reconcile and try again.")
-        image = task_image(session, runtime.store, runtime.images, task, runtime.settings)
-        image_id = image.id
-    runtime.embeddings.ensure(image_id, model)
-    return image_id
+    if task is None:
+        raise UnknownRecordError(f"There is no task row {task_id}; reconcile and try again.")
+    image = task_image(
+        runtime.sessions, runtime.store, runtime.images, task, runtime.settings, whole=True
+    )
+    runtime.embeddings.ensure(image.id, model)
+    return image.id
 
 
 def register_tasks(runtime: Runtime, project_id: int) -> list[int]:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pipeline.accepted import Applied, apply_annotation, remove_annotations, remove_tasks
 from pipeline.catalog import Source, task_row
-from pipeline.errors import LabelStudioError
+from pipeline.errors import ImageSourceError, LabelStudioError
 from pipeline.label_config import LabelConfig, read_label_config
 from pipeline.label_studio import Json, LabelStudio
 from pipeline.queue import FINETUNE, Enqueuer
@@ -34,12 +34,10 @@ class Parts:
     settings: Settings
 
     def apply(self, task_id: int, annotation: Json, config: LabelConfig) -> Applied:
-        """One annotation of the API into rows, in one transaction. ``task_id`` is a row's."""
-        with self.sessions.begin() as session:
-            task = session.get_one(Task, task_id)
-            return apply_annotation(
-                session, self.store, self.source, self.settings, task, annotation, config
-            )
+        """One annotation of the API into rows. ``task_id`` is a row's."""
+        return apply_annotation(
+            self.sessions, self.store, self.source, self.settings, task_id, annotation, config
+        )
 
 
 def work(parts: Parts, action: str, payload: Json) -> list[str]:
@@ -96,11 +94,18 @@ def task_of(
 ) -> Task:
     """The row of a task as Label Studio shows it, made when there is none.
 
+    One without an address that can be used has a row all the same, which says why.
+
     Args:
         field: of ``data``, with the image's address.
     """
     url = data.get(field)
-    task = task_row(session, project_id, ls_task_id, url if isinstance(url, str) else "")
+    try:
+        task = task_row(session, project_id, ls_task_id, url if isinstance(url, str) else "")
+    except ImageSourceError as error:  # one such task must not stop the others
+        task = task_row(session, project_id, ls_task_id, "")
+        task.problem = str(error)
+        return task
     if not task.url:
         task.problem = (
             f"The task has no address in its field {field!r}, where the labelling config "

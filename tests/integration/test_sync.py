@@ -348,9 +348,10 @@ def test_effort_is_read_from_the_click_log(loop: Loop) -> None:
     task = loop.task()
     loop.deliver()
     suggested, accepted = square(0, 0, 10), square(0, 0, 20)
-    with loop.sessions.begin() as session:
+    with loop.sessions() as session:
         row = session.scalars(select(Task)).one()
-        image = task_image(session, loop.store, loop.source, row, loop.settings).id
+    image = task_image(loop.sessions, loop.store, loop.source, row, loop.settings).id
+    with loop.sessions.begin() as session:
         version = ModelVersion(
             name="base", encoder="e", sha256="0" * 64, key="k", status="serving", snapshot_id=None
         )

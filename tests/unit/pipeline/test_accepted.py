@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pipeline.accepted import (
     remove_annotations,
     remove_tasks,
 )
+from pipeline.catalog import read_image, task_row
 from pipeline.database import make_sessions, upgrade
 from pipeline.effort import count_prompts
 from pipeline.errors import ImageSourceError
@@ -62,9 +64,13 @@ def annotation(*regions: dict[str, Any], seconds: int = 0, **fields: Any) -> dic
 
 
 class Files:
-    """Images by name; one that is not there cannot be fetched."""
+    """Images by name; one that is not there cannot be fetched. Meanwhile something may happen."""
+
+    def __init__(self) -> None:
+        self.meanwhile: Callable[[], object] = lambda: None
 
     def fetch(self, url: str) -> bytes:
+        self.meanwhile()
         if not url.endswith(".png"):
             raise ImageSourceError(f"{url} is not here; put it there.")
         file = io.BytesIO()
@@ -77,16 +83,15 @@ class Record:
 
     def __init__(self, settings: Settings, sessions: sessionmaker[Session], url: str) -> None:
         self.settings, self.sessions = settings, sessions
-        self.store = Store(settings.store_address)
+        self.store, self.files = Store(settings.store_address), Files()
         with sessions.begin() as session:
             session.add(Task(ls_project_id=1, ls_task_id=5, url=url))
 
     def apply(self, payload: dict[str, Any], config: LabelConfig | None = None) -> Applied:
-        with self.sessions.begin() as session:
-            task = session.scalars(select(Task)).one()
-            return apply_annotation(
-                session, self.store, Files(), self.settings, task, payload, config
-            )
+        task_id = self.task().id
+        return apply_annotation(
+            self.sessions, self.store, self.files, self.settings, task_id, payload, config
+        )
 
     def regions(self) -> dict[str, Region]:
         with self.sessions() as session:
@@ -200,6 +205,49 @@ def test_without_its_image_a_mask_is_not_lost_but_waits(
         session.scalars(select(Task)).one().url = "a.png"
     assert record.apply(annotation(brush("a"))).changed
     assert record.task().problem is None
+
+
+def test_a_mask_is_not_put_on_the_image_of_an_address_that_changed(record: Record) -> None:
+    def change() -> None:
+        with record.sessions.begin() as session:
+            task_row(session, 1, 5, "another.png")
+
+    record.files.meanwhile = change
+    with pytest.raises(ImageSourceError, match="task 5 changed while its image was fetched"):
+        record.apply(annotation(brush("a")))
+    assert record.regions() == {}
+    assert (record.task().image_id, record.task().problem) == (None, None)
+    record.files.meanwhile = lambda: None
+    assert record.apply(annotation(brush("a"))).changed
+    assert record.regions()["a"].image_id == record.task().image_id
+    with record.sessions() as session:
+        image = session.get_one(Image, record.regions()["a"].image_id)
+    assert read_image(record.store, image, record.settings.images)[0, 0, 0] == len("another.png")
+
+
+def test_no_connection_is_held_while_the_image_is_fetched(record: Record) -> None:
+    pool = record.sessions.kw["bind"].pool
+    held = []
+    record.files.meanwhile = lambda: held.append(pool.checkedout())
+    assert record.apply(annotation(brush("a"))).changed
+    assert held == [0]
+
+
+def test_an_older_state_that_waited_for_the_image_does_not_replace_a_newer(record: Record) -> None:
+    def newer() -> None:
+        record.files.meanwhile = lambda: None
+        record.apply(annotation(brush("new"), seconds=10))
+
+    def elsewhere() -> None:
+        thread = threading.Thread(target=newer)
+        with record.sessions.begin() as session:  # this thread's download is shared by address
+            task_row(session, 1, 5, "another.png")
+        thread.start()
+        thread.join()
+
+    record.files.meanwhile = elsewhere
+    assert not record.apply(annotation(brush("old"), seconds=5)).changed
+    assert record.regions().keys() == {"new"}
 
 
 def test_prompts_are_counted_once_however_often_they_are_repeated() -> None:

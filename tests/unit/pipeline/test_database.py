@@ -14,8 +14,9 @@ from alembic import command
 from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import QueuePool
 
-from pipeline.database import lock, make_engine, make_sessions, upgrade
+from pipeline.database import KEPT, lock, make_engine, make_sessions, upgrade
 from pipeline.errors import DatabaseError, SettingsError
 from pipeline.migrations.runner import alembic_config
 from pipeline.settings import Settings
@@ -262,6 +263,26 @@ def test_a_file_that_is_no_database_is_left_alone(settings: Settings) -> None:
     with pytest.raises(DatabaseError, match="cannot be opened"):
         upgrade(settings)
     assert file.read_bytes() == b"my diary " * 1000
+
+
+def test_every_thread_of_a_backend_may_have_a_connection(settings: Settings) -> None:
+    engine = make_engine(settings)
+    try:
+        connections = [engine.connect() for _ in range(60)]
+        assert engine.pool.checkedout() == 60
+        for connection in connections:
+            connection.close()
+        assert engine.pool.checkedin() == KEPT
+    finally:
+        engine.dispose()
+
+
+def test_three_processes_get_along_with_what_postgresql_allows(tmp_path: Path) -> None:
+    address = "postgresql+psycopg://u:secret@127.0.0.1:9/d"
+    pool = make_engine(Settings(home=tmp_path, database_url=address)).pool
+    assert isinstance(pool, QueuePool)
+    assert pool.size() == KEPT
+    assert 20 < pool.size() + pool._max_overflow < 100 / 3
 
 
 @pytest.mark.parametrize(
