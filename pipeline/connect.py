@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from label_studio_sdk.label_interface.interface import LabelInterface
 
 from pipeline.errors import LabelConfigError, LabelStudioError
 from pipeline.label_config import LabelConfig, labels_in, read_label_config
@@ -96,7 +97,7 @@ def connect(
         webhook_id=webhook["id"],
         labels=config.labels,
         changed=tuple(changed),
-        advice=_advice(project_id, project["label_config"], config),
+        advice=advise(project_id, project["label_config"], config),
     )
 
 
@@ -198,8 +199,9 @@ def _attach_webhook(
     return client.update_webhook(ours["id"], **wanted)
 
 
-def _advice(project_id: int, xml: str, config: LabelConfig) -> tuple[str, ...]:
-    advice = []
+def advise(project_id: int, xml: str, config: LabelConfig) -> tuple[str, ...]:
+    """What annotators would miss with a labelling config that can be read, with the remedies."""
+    advice = _labels_apart(xml, config)
     if config.click_tag is None:
         advice.append(
             'The labelling config has no smart <KeyPointLabels>; add one with smart="true" '
@@ -226,3 +228,44 @@ def _advice(project_id: int, xml: str, config: LabelConfig) -> tuple[str, ...]:
             f"{project_id} --template` puts one that has in its place."
         )
     return tuple(advice)
+
+
+def _labels_apart(xml: str, config: LabelConfig) -> list[str]:
+    """Masks nobody gets, though every tag is there: labels that differ, and paths left open.
+
+    A label of a smart tool that no mask can carry is no fault by itself: it takes away.
+    """
+    tags = {str(tag.name): tag for tag in LabelInterface(xml).controls}
+    masks = tags[config.output_tag]
+    alike = {_letters(label): label for label in config.labels}
+    said = []
+    for name in (config.click_tag, config.box_tag):
+        labels = [] if name is None else list(tags[name].labels)
+        labels = [label for label in labels if label not in config.waiting_labels]
+        foreign = [label for label in labels if label not in config.labels]
+        meant = [(each, alike[_letters(each)]) for each in foreign if _letters(each) in alike]
+        if meant:
+            pairs = " and ".join(f"{each!r} for {mask!r}" for each, mask in meant)
+            said.append(
+                f"{_shown(tags[str(name)])} says {pairs}, which are other labels than those of "
+                f"{_shown(masks)}, so what is asked with them gets no mask; write them alike."
+            )
+        elif labels and len(foreign) == len(labels):
+            said.append(
+                f"{_shown(tags[str(name)])} shares no label with {_shown(masks)}, so all that is "
+                "asked with it gets no mask; give both the same labels."
+            )
+    if config.output == "vector" and str(masks.attr.get("closable")).lower() != "true":
+        said.append(
+            f'{_shown(masks)} has no closable="true", so submitted paths stay open and never count '
+            "as masks; add it to the tag."
+        )
+    return said
+
+
+def _letters(label: str) -> str:
+    return "".join(label.split()).casefold()
+
+
+def _shown(tag: Any) -> str:
+    return f'<{tag.tag} name="{tag.name}">'

@@ -32,6 +32,12 @@ def labelling_config(case: Case) -> Answer:
                 f"{_shown(tag)} shares no label with the masks' tag, so what it asks for has no "
                 "label; give both the same labels in the project's labelling config."
             )
+    masks = by_name[config.output_tag]
+    if config.output == "vector" and not _is(masks, "closable"):
+        return problem(
+            f'{_shown(masks)} has no closable="true", so submitted paths stay open and never count '
+            "as masks; add it to the tag in the project's labelling config."
+        )
     plain = [tag for tag in controls if tag.tag == "KeyPointLabels" and not _is(tag, "smart")]
     if config.click_tag is None and plain:
         return problem(
@@ -44,7 +50,7 @@ def labelling_config(case: Case) -> Answer:
                 f"{_shown(tag)} is not smartOnly, so a label's key picks a tool that asks no "
                 f"model; give it {SMART} in the project's labelling config."
             )
-    hints = _hints(by_name[config.output_tag], smart, config)
+    hints = _hints(masks, smart, config)
     if config.click_tag is None:
         hints.append(f"there is no <KeyPointLabels> to click with; add one with {SMART}")
     if config.notice_tag is None:

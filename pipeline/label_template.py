@@ -12,16 +12,23 @@ from pipeline.errors import LabelConfigError
 
 Output = Literal["brush", "polygon", "vector", "bitmask"]
 
-# Tag of each kind of mask, and the key that picks its tool for drawing by hand.
+# Tag of each kind of mask, and its title, with the key that picks its tool for drawing by hand. Of
+# two brushes B picks the last, which is the scribbles'; the labels' own keys pick theirs.
 OUTPUT_TAGS: dict[Output, str] = {
     "brush": "BrushLabels",
     "polygon": "PolygonLabels",
     "vector": "VectorLabels",
     "bitmask": "BitMaskLabels",
 }
-_HAND = {"brush": "Paint: B", "polygon": "Outline: P", "vector": "Path", "bitmask": "Paint"}
+_HAND = {"brush": "Paint", "polygon": "Outline: P", "vector": "Path", "bitmask": "Paint: B"}
 _COLOURS = ("#d1495b", "#2a9d8f", "#edae49", "#4f6d9a", "#8f5aa8", "#6a994e", "#e07a3f", "#3aa6c9")
 MAX_LABELS = 200
+# Keys of labels: all but those of Label Studio's own tools (B E H K M O P R U V, shift+1, shift+2,
+# shift+R) and D, which is "Use drawing".
+_FREE = (*"1234567890qwtasfgzxcyinjl", *(f"shift+{key}" for key in "qwetasfgzxcyionjl34567890"))
+# What a label has for a key when there are none left. Left to itself Label Studio would give it one
+# of a tool, K or B, which is dead from then on; no keyboard has a key of this code.
+_NO_KEY = "\N{EN DASH}"
 USE_DRAWING = "Use drawing"
 _STYLE = (
     ".maskloop-notice {{ min-height: {height}px; }} "
@@ -80,7 +87,7 @@ def write_label_config(
             f"{USE_DRAWING!r} is what clicks that read a drawing are called; name the label "
             "otherwise."
         )
-    keys = _keys(len(names), hints)
+    keys, hint_keys = _keys(3 * len(names), 4 * hints)
     view = Element("View")
     _notice(view, live)
     row = _row(view)
@@ -90,15 +97,11 @@ def write_label_config(
     _tool(row, "Box: R", "RectangleLabels", "box", names, keys, **smart)
     row = _row(view)
     closes = {"closable": "true"} if output == "vector" else {}  # else paths are left open
+    if hints and output == "bitmask":  # before the masks: E and B go to the last tag that has them
+        _hints(row, hint_keys)
     _tool(row, _HAND[output], OUTPUT_TAGS[output], "mask", names, keys, smart="false", **closes)
-    if hints:
-        scribbles = _tool(row, "Hint: K D", "BrushLabels", "scribble", smart="false")
-        _label(scribbles, "On it", "#118ab2", hotkey=next(keys), model_hint="positive")
-        _label(scribbles, "Off it", "#3d405b", hotkey=next(keys), model_hint="negative")
-        outline = _tool(row, "", "PolygonLabels", "outline", smart="false")
-        _label(outline, "Outline", "#118ab2", hotkey=next(keys), model_hint="positive")
-        ellipse = _tool(row, "", "EllipseLabels", "ellipse", smart="false")
-        _label(ellipse, "Ellipse", "#118ab2", hotkey=next(keys), model_hint="positive")
+    if hints and output != "bitmask":
+        _hints(row, hint_keys)
     SubElement(
         view,
         "Image",
@@ -151,13 +154,22 @@ def _row(view: Element) -> Element:
     return SubElement(view, "View", style="display: flex; flex-wrap: wrap; column-gap: 16px")
 
 
-def _keys(labels: int, hints: bool) -> Iterator[str]:
-    """Keys of the labels of all tools, in their order. Left to itself Label Studio would give those
-    of its own tools away."""
-    known = [*"1234567890qwetasfgzxcyionjl"]
-    known += [f"shift+{key}" for key in known if key.isalpha()]
-    wanted = 3 * labels + 4 * hints
-    return iter(known[:wanted] + [""] * (wanted - len(known)))
+def _keys(labels: int, hints: int) -> tuple[Iterator[str], Iterator[str]]:
+    """Keys of the labels of click, box and masks, in this order, and of the hints. When there are
+    too few, the hints have theirs all the same: they are needed whatever is labelled."""
+    free = min(labels, len(_FREE) - hints)
+    own = [*_FREE[:free], *[_NO_KEY] * (labels - free)]
+    return iter(own), iter(_FREE[free : free + hints])
+
+
+def _hints(row: Element, keys: Iterator[str]) -> None:
+    scribbles = _tool(row, "Hint: K D", "BrushLabels", "scribble", smart="false")
+    _label(scribbles, "On it", "#118ab2", hotkey=next(keys), model_hint="positive")
+    _label(scribbles, "Off it", "#3d405b", hotkey=next(keys), model_hint="negative")
+    outline = _tool(row, "", "PolygonLabels", "outline", smart="false")
+    _label(outline, "Outline", "#118ab2", hotkey=next(keys), model_hint="positive")
+    ellipse = _tool(row, "", "EllipseLabels", "ellipse", smart="false")
+    _label(ellipse, "Ellipse", "#118ab2", hotkey=next(keys), model_hint="positive")
 
 
 def _tool(

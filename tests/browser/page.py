@@ -117,7 +117,7 @@ class LabelStudioPage:
         Returns:
             Label Studio's answer: ``{"data": {"result": [...], ...}}``, or ``{"errors": [...]}``.
         """
-        x, y = self._on_screen(column, row)
+        x, y = self.on_screen(column, row)
         held = ["Alt"] * negative + ["Control"] * on_region
         for key in held:
             self.page.keyboard.down(key)
@@ -129,10 +129,10 @@ class LabelStudioPage:
 
     def drag(self, left: float, top: float, right: float, bottom: float) -> dict[str, Any]:
         """Draw a box with the smart rectangle and wait for the suggestion."""
-        self.page.mouse.move(*self._on_screen(left, top))
+        self.page.mouse.move(*self.on_screen(left, top))
         self.page.mouse.down()
-        self.page.mouse.move(*self._on_screen((left + right) / 2, (top + bottom) / 2), steps=4)
-        self.page.mouse.move(*self._on_screen(right, bottom), steps=4)
+        self.page.mouse.move(*self.on_screen((left + right) / 2, (top + bottom) / 2), steps=4)
+        self.page.mouse.move(*self.on_screen(right, bottom), steps=4)
         with self.page.expect_response(_is_suggestion, timeout=ANSWER_MS) as answer:
             self.page.mouse.up()
         return self._answered(answer.value)
@@ -149,17 +149,17 @@ class LabelStudioPage:
         """Draw a polygon with the tool that was picked, and close it."""
         before = self.regions()
         for place in (*corners, corners[0]):
-            self.page.mouse.click(*self._on_screen(*place))
+            self.page.mouse.click(*self.on_screen(*place))
             self._frame()
         assert self.regions() == before + 1, "the polygon is not there"
 
     def stroke(self, *places: tuple[float, float]) -> None:
         """Draw with the mouse held down: a brush's stroke; from corner to corner an ellipse."""
         before = self.regions()
-        self.page.mouse.move(*self._on_screen(*places[0]))
+        self.page.mouse.move(*self.on_screen(*places[0]))
         self.page.mouse.down()
         for place in places[1:]:
-            self.page.mouse.move(*self._on_screen(*place), steps=6)
+            self.page.mouse.move(*self.on_screen(*place), steps=6)
         self.page.mouse.up()
         self._frame()
         assert self.regions() == before + 1, "nothing was drawn"
@@ -242,7 +242,7 @@ class LabelStudioPage:
             self._frame()
         return answer
 
-    def _on_screen(self, column: float, row: float) -> tuple[float, float]:
+    def on_screen(self, column: float, row: float) -> tuple[float, float]:
         at = self._image(LOAD_MS)
         return at.x + column / at.columns * at.width, at.y + row / at.rows * at.height
 

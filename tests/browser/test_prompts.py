@@ -223,7 +223,7 @@ def test_with_many_labels_the_keys_of_tools_are_still_theirs(
     region = one(annotator.click(160, 120))
     assert region["value"]["brushlabels"] == ["kind 2"]
     annotator.reject()
-    annotator.choose("e", "r")  # the box's first label
+    annotator.choose("t", "r")  # the box's first label
     region = one(annotator.drag(108, 68, 212, 172))
     assert fits(region, DISC)
 

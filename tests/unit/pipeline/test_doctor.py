@@ -383,6 +383,14 @@ def config_case(settings: Settings, *changes: tuple[str, str]) -> Case:
             "problem",
             "shares no label with the masks' tag",
         ),
+        (
+            [
+                ('BrushLabels name="mask"', 'VectorLabels name="mask"'),
+                ('hotkey="6" />\n      </Brush', 'hotkey="6" />\n      </Vector'),
+            ],
+            "problem",
+            '<VectorLabels name="mask"> has no closable="true", so submitted paths stay open',
+        ),
     ],
 )
 def test_what_a_labelling_config_lacks(

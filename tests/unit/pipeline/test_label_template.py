@@ -61,7 +61,67 @@ def test_names_are_used_once_and_smart_tools_come_first(
     names = [each.get("name") for each in ElementTree.fromstring(xml).iter() if each.get("name")]
     assert len(set(names)) == len(names)
     tools = [name for name in names if name in ("click", "box", "mask", "scribble")]
-    assert tools[:3] == ["click", "box", "mask"]
+    if hints and output == "bitmask":  # E is the eraser of the last tag that has one
+        assert tools == ["click", "box", "scribble", "mask"]
+    else:
+        assert tools[:3] == ["click", "box", "mask"]
+
+
+# Label Studio's own: brush, eraser, pan, click, auto-detect, ellipse, polygon, box, unselect, move,
+# zoom; R with Shift is the box of three points.
+OF_TOOLS = {*"behkmopruv", "shift+1", "shift+2", "shift+r", "[", "]"}
+GIVEN = "1234567890qwetasdfgzxcvbyiopjklnm"  # to labels without a key, those that are free
+
+
+def keys_on_the_page(xml: str) -> list[tuple[str, str, str]]:
+    """Tag, label and key of every label, as Label Studio hands them out."""
+    rows = [
+        [str(tool.get("name")), str(label.get("value")), str(label.get("hotkey") or "")]
+        for tool in ElementTree.fromstring(xml).iter()
+        for label in tool.findall("Label")
+    ]
+    for row in rows:
+        taken = {each[2] for each in rows}
+        row[2] = row[2] or next((key for key in GIVEN if key not in taken), "")
+    return [(tool, label, key) for tool, label, key in rows]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 12, 13, 14, 15, 16, 25, 40, 60, MAX_LABELS])
+@pytest.mark.parametrize("hints", [False, True])
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_no_label_has_the_key_of_a_tool_or_of_another_label(
+    output: Output, hints: bool, count: int
+) -> None:
+    xml = write_label_config([f"kind {n}" for n in range(count)], output, hints=hints)
+    rows = keys_on_the_page(xml)
+    keys = [key for _, _, key in rows if key != "\N{EN DASH}"]  # which no keyboard has
+    assert len(set(keys)) == len(keys)
+    assert not OF_TOOLS & set(keys)
+    assert all(keys)
+    assert [label for _, label, key in rows if key == "d"] == ["Use drawing"] * hints
+    clicks = [key for tool, _, key in rows if tool == "click"]
+    assert clicks[: min(count, 10)] == list("1234567890")[:count]
+    drawn = [key for tool, _, key in rows if tool in ("scribble", "outline", "ellipse")]
+    assert len(drawn) == 4 * hints
+    assert "\N{EN DASH}" not in drawn
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_two_labels_have_the_keys_that_are_documented(output: Output) -> None:
+    rows = keys_on_the_page(write_label_config(("Cat", "Dog"), output))
+    assert sorted(rows, key=lambda row: "1234567890d".index(row[2])) == [
+        ("click", "Cat", "1"),
+        ("click", "Dog", "2"),
+        ("box", "Cat", "3"),
+        ("box", "Dog", "4"),
+        ("mask", "Cat", "5"),
+        ("mask", "Dog", "6"),
+        ("scribble", "On it", "7"),
+        ("scribble", "Off it", "8"),
+        ("outline", "Outline", "9"),
+        ("ellipse", "Ellipse", "0"),
+        ("click", "Use drawing", "d"),
+    ]
 
 
 def test_each_label_of_a_tag_has_a_colour_of_its_own_and_tags_agree() -> None:
