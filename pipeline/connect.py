@@ -201,7 +201,7 @@ def _attach_webhook(
 
 def advise(project_id: int, xml: str, config: LabelConfig) -> tuple[str, ...]:
     """What annotators would miss with a labelling config that can be read, with the remedies."""
-    advice = _labels_apart(xml, config)
+    advice = labels_apart(xml, config)
     if config.click_tag is None:
         advice.append(
             'The labelling config has no smart <KeyPointLabels>; add one with smart="true" '
@@ -230,7 +230,7 @@ def advise(project_id: int, xml: str, config: LabelConfig) -> tuple[str, ...]:
     return tuple(advice)
 
 
-def _labels_apart(xml: str, config: LabelConfig) -> list[str]:
+def labels_apart(xml: str, config: LabelConfig) -> list[str]:
     """Masks nobody gets, though every tag is there: labels that differ, and paths left open.
 
     A label of a smart tool that no mask can carry is no fault by itself: it takes away.

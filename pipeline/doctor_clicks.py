@@ -10,6 +10,7 @@ from label_studio_sdk.label_interface.interface import LabelInterface
 from sqlalchemy import func, select
 
 from model.errors import MaskloopError
+from pipeline.connect import labels_apart
 from pipeline.doctor_case import Answer, Case, advice, ok, problem
 from pipeline.images import decode_image
 from pipeline.label_config import LabelConfig
@@ -26,18 +27,8 @@ def labelling_config(case: Case) -> Answer:
     controls = list(LabelInterface(str(case.project["label_config"])).controls)
     by_name = {str(tag.name): tag for tag in controls}
     smart = [by_name[name] for name in (config.click_tag, config.box_tag) if name is not None]
-    for tag in smart:
-        if not set(tag.labels) & set(config.labels):
-            return problem(
-                f"{_shown(tag)} shares no label with the masks' tag, so what it asks for has no "
-                "label; give both the same labels in the project's labelling config."
-            )
-    masks = by_name[config.output_tag]
-    if config.output == "vector" and not _is(masks, "closable"):
-        return problem(
-            f'{_shown(masks)} has no closable="true", so submitted paths stay open and never count '
-            "as masks; add it to the tag in the project's labelling config."
-        )
+    if apart := labels_apart(str(case.project["label_config"]), config):
+        return problem(apart[0])
     plain = [tag for tag in controls if tag.tag == "KeyPointLabels" and not _is(tag, "smart")]
     if config.click_tag is None and plain:
         return problem(
@@ -50,7 +41,7 @@ def labelling_config(case: Case) -> Answer:
                 f"{_shown(tag)} is not smartOnly, so a label's key picks a tool that asks no "
                 f"model; give it {SMART} in the project's labelling config."
             )
-    hints = _hints(masks, smart, config)
+    hints = _hints(by_name[config.output_tag], smart, config)
     if config.click_tag is None:
         hints.append(f"there is no <KeyPointLabels> to click with; add one with {SMART}")
     if config.notice_tag is None:

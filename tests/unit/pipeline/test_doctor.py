@@ -381,7 +381,7 @@ def config_case(settings: Settings, *changes: tuple[str, str]) -> Case:
                 ),
             ],
             "problem",
-            "shares no label with the masks' tag",
+            'shares no label with <BrushLabels name="mask">, so all that is asked',
         ),
         (
             [
