@@ -247,17 +247,17 @@ def labels_apart(xml: str, config: LabelConfig) -> list[str]:
         if meant:
             pairs = " and ".join(f"{each!r} for {mask!r}" for each, mask in meant)
             said.append(
-                f"{_shown(tags[str(name)])} says {pairs}, which are other labels than those of "
-                f"{_shown(masks)}, so what is asked with them gets no mask; write them alike."
+                f"{as_tag(tags[str(name)])} says {pairs}, which are other labels than those of "
+                f"{as_tag(masks)}, so what is asked with them gets no mask; write them alike."
             )
         elif labels and len(foreign) == len(labels):
             said.append(
-                f"{_shown(tags[str(name)])} shares no label with {_shown(masks)}, so all that is "
+                f"{as_tag(tags[str(name)])} shares no label with {as_tag(masks)}, so all that is "
                 "asked with it gets no mask; give both the same labels."
             )
     if config.output == "vector" and str(masks.attr.get("closable")).lower() != "true":
         said.append(
-            f'{_shown(masks)} has no closable="true", so submitted paths stay open and never count '
+            f'{as_tag(masks)} has no closable="true", so submitted paths stay open and never count '
             "as masks; add it to the tag."
         )
     return said
@@ -267,5 +267,6 @@ def _letters(label: str) -> str:
     return "".join(label.split()).casefold()
 
 
-def _shown(tag: Any) -> str:
+def as_tag(tag: Any) -> str:
+    """A tag of a labelling config as a sentence names it."""
     return f'<{tag.tag} name="{tag.name}">'

@@ -10,7 +10,7 @@ from label_studio_sdk.label_interface.interface import LabelInterface
 from sqlalchemy import func, select
 
 from model.errors import MaskloopError
-from pipeline.connect import labels_apart
+from pipeline.connect import as_tag, labels_apart
 from pipeline.doctor_case import Answer, Case, advice, ok, problem
 from pipeline.images import decode_image
 from pipeline.label_config import LabelConfig
@@ -32,13 +32,13 @@ def labelling_config(case: Case) -> Answer:
     plain = [tag for tag in controls if tag.tag == "KeyPointLabels" and not _is(tag, "smart")]
     if config.click_tag is None and plain:
         return problem(
-            f"{_shown(plain[0])} is no smart tool, so its clicks ask no model; give it {SMART} in "
+            f"{as_tag(plain[0])} is no smart tool, so its clicks ask no model; give it {SMART} in "
             "the project's labelling config."
         )
     for tag in smart:
         if not _is(tag, "smartOnly"):
             return problem(
-                f"{_shown(tag)} is not smartOnly, so a label's key picks a tool that asks no "
+                f"{as_tag(tag)} is not smartOnly, so a label's key picks a tool that asks no "
                 f"model; give it {SMART} in the project's labelling config."
             )
     hints = _hints(by_name[config.output_tag], smart, config)
@@ -59,17 +59,17 @@ def _hints(brush: Any, smart: list[Any], config: LabelConfig) -> list[str]:
     hints = []
     if brush.tag == "BrushLabels" and str(brush.attr.get("smart", "true")).lower() != "false":
         hints.append(
-            f"{_shown(brush)} is offered as a smart tool, whose strokes Label Studio sends to "
+            f"{as_tag(brush)} is offered as a smart tool, whose strokes Label Studio sends to "
             'nobody; give it smart="false"'
         )
     for tag in smart:
         if lacking := [label for label in labels if label not in tag.labels]:
-            hints.append(f"{_shown(tag)} lacks the labels {', '.join(lacking)}; add them")
+            hints.append(f"{as_tag(tag)} lacks the labels {', '.join(lacking)}; add them")
         known = (*labels, *waiting)
         if foreign := [label for label in tag.labels if label not in known]:
             hints.append(
-                f"the labels {', '.join(foreign)} of {_shown(tag)} only take away from masks; "
-                f"add them to {_shown(brush)} if they should not"
+                f"the labels {', '.join(foreign)} of {as_tag(tag)} only take away from masks; "
+                f"add them to {as_tag(brush)} if they should not"
             )
     return hints
 
@@ -167,10 +167,6 @@ def ticks(case: Case) -> Answer:
 
 def _is(tag: Any, attribute: str) -> bool:
     return str(tag.attr.get(attribute, "false")).lower() == "true"
-
-
-def _shown(tag: Any) -> str:
-    return f'<{tag.tag} name="{tag.name}">'
 
 
 def _listed(numbers: list[int]) -> str:
