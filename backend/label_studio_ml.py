@@ -1,7 +1,7 @@
 """maskloop as a model of label-studio-ml, for those who host their models with that.
 
-It answers from the same database as ``backend.app`` and by the same code. label-studio-ml makes
-models all the time: 1.0.9 one at every /setup, and one more in a process of its own for every
+It answers from the same database as ``backend.http.app`` and by the same code. label-studio-ml
+makes models all the time: 1.0.9 one at every /setup, and one more in a process of its own for every
 webhook; 2.x one for every request. So a model holds nothing; what is costly, its process does.
 """
 
@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from backend.answer import answer
-from backend.errors import code_of
-from backend.metrics import Metrics
-from backend.services import Services, open_services
-from backend.webhook import keep_event, send_event
+from backend.click.answer import answer
+from backend.http.errors import code_of
+from backend.http.metrics import Metrics
+from backend.http.webhook import keep_event, send_event
+from backend.tasks.services import Services, open_services
 from model.errors import MaskloopError
-from pipeline.label_config import read_label_config
+from pipeline.labelstudio.config import read_label_config
 from pipeline.settings import load_settings
 
 try:
@@ -108,7 +108,7 @@ class MaskloopModel(LabelStudioMLBase):  # type: ignore[misc]  # it carries no t
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Answer a request with an error's sentence, as ``backend.app`` does, and log it.
+    """Answer a request with an error's sentence, as ``backend.http.app`` does, and log it.
 
     Left to itself, label-studio-ml would send Label Studio the traceback. What it makes of the
     request after the error is replaced. Where nobody waits for an answer, the error is raised.

@@ -19,9 +19,9 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.label_template import DEFAULT_LABEL_CONFIG
-from pipeline.masks import iou
-from pipeline.regions import mask_of
+from pipeline.labelstudio.regions import mask_of
+from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.masks.ops import iou
 
 Mask = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]

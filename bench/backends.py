@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.progress import track
 
 from bench.annotators import PROJECT, Picture
-from pipeline.catalog import task_row
-from pipeline.encoding import encode_task
+from pipeline.images.catalog import task_row
+from pipeline.precompute.encode import encode_task
+from pipeline.record.tables import Task
 from pipeline.runtime import Runtime
-from pipeline.services import THREADS
 from pipeline.settings import ImageSettings, ModelSettings, Settings
-from pipeline.tables import Task
+from pipeline.stack.services import THREADS
 
 START_SECONDS = 120
 COUNTERS = {
@@ -82,7 +82,7 @@ def running_backend(settings: Settings) -> Iterator[Backend]:
         "MASKLOOP_LOG_LEVEL": "WARNING",
         **THREADS,
     }
-    command = [sys.executable, "-m", "uvicorn", "--factory", "backend.app:create_app"]
+    command = [sys.executable, "-m", "uvicorn", "--factory", "backend.http.app:create_app"]
     command += ["--port", str(port), "--log-level", "warning"]
     process = subprocess.Popen(command, env=environment)
     address = f"http://127.0.0.1:{port}"

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from bench import network
-from model import precision
 from model.compat import ensure_torchvision
+from model.inference import precision
 
 ensure_torchvision()  # timm imports torchvision
 

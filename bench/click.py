@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.backends import running_backend, settings_of
-from pipeline.label_template import DEFAULT_LABEL_CONFIG
+from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
 
 WIDTH, HEIGHT = 1024, 768
 THREADS = 2

@@ -44,11 +44,11 @@ from rich.progress import track
 from bench import annotators, baselines, drafts, network
 from bench.annotators import Reply, World, make_world
 from bench.backends import Backend, opened, register, running_backend, settings_of
-from model.checkpoints import default_checkpoint, load
-from model.prompts import Click, Prompt
-from model.second_look import Looker
-from pipeline.images import decode_image
-from pipeline.masks import clean
+from model.checkpoints.files import default_checkpoint, load
+from model.inference.second_look import Looker
+from model.network.prompts import Click, Prompt
+from pipeline.images.decode import decode_image
+from pipeline.masks.ops import clean
 from pipeline.settings import ImageSettings
 
 TASKS_PER_SECOND = 60  # made beforehand; a backend that is faster makes the rest itself

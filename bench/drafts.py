@@ -17,12 +17,12 @@ from sqlalchemy import select
 
 from bench.annotators import PROJECT, Picture, Thing, World, blob, request, save, send
 from bench.backends import Backend, register
-from pipeline.masks import probability_to_png, resized
-from pipeline.regions import brush_region, mask_of
-from pipeline.rle import encode
+from pipeline.labelstudio.regions import brush_region, mask_of
+from pipeline.masks.ops import probability_to_png, resized
+from pipeline.masks.rle import encode
+from pipeline.record.tables import Interaction, Task
+from pipeline.record.versions import serving
 from pipeline.runtime import Runtime
-from pipeline.tables import Interaction, Task
-from pipeline.versions import serving
 
 FIRST_TASK = 1_000_000
 VISITS = 8  # of each case, after one that warms up

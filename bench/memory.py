@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from bench.network import network
-from model import precision
-from model.embedding import Embedding
-from model.prompts import Click, Prompt
+from model.inference import precision
+from model.network.embedding import Embedding
+from model.network.prompts import Click, Prompt
 
 
 def memory(name: str, size: tuple[int, int], *, quick: bool) -> dict[str, Any]:

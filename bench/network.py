@@ -34,12 +34,12 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import plain
-from model import precision
-from model.checkpoints import default_checkpoint, load
-from model.config import SegNextConfig
-from model.embedding import Embedding
-from model.prompts import Box, Click, Prompt
-from model.segnext import SegNext
+from model.checkpoints.files import default_checkpoint, load
+from model.inference import precision
+from model.network.config import SegNextConfig
+from model.network.embedding import Embedding
+from model.network.prompts import Box, Click, Prompt
+from model.network.segnext import SegNext
 
 WIDTH, HEIGHT = 1024, 768
 LARGE = (6000, 4000)  # width and height of a photograph of 24 megapixels

@@ -1,4 +1,5 @@
-"""The network of ``model.segnext`` computed plainly in float32: the baseline of ``bench.network``.
+"""The network of ``model.network.segnext`` computed plainly in float32: the baseline of
+``bench.network``.
 
 The weights are a ``SegNext``'s own; only the way through them differs. Attention matrices are
 written out, the head enlarges its maps and joins them before the fusing convolution, the prompt
@@ -15,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.embedding import Embedding
-from model.prompts import Prompt
-from model.rasterise import prompt_map
-from model.segnext import SegNext
-from model.vit import ViTEncoder
+from model.network.embedding import Embedding
+from model.network.prompts import Prompt
+from model.network.rasterise import prompt_map
+from model.network.segnext import SegNext
+from model.network.vit import ViTEncoder
 
 
 @torch.inference_mode()

@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from model import checkpoints
-from model.datasets import IGNORE, MaskItem, read_folder
-from model.proposals import ProposalConfig, propose
-from model.segnext import SegNext
+from model.checkpoints import files as checkpoints
+from model.data.datasets import IGNORE, MaskItem, read_folder
+from model.inference.proposals import ProposalConfig, propose
+from model.network.segnext import SegNext
 
 LARGE = 0.02  # of an image's pixels
 

@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from model.checkpoints import default_checkpoint, load
-from model.confidence import calibration_error, rank_correlation
-from model.datasets import IGNORE, MaskItem, largest_instance, read_folder
-from model.evaluation import click_curve, iou, summarize
-from model.segnext import SegNext
-from model.simulation import START_KINDS, box_around, next_click
+from model.checkpoints.files import default_checkpoint, load
+from model.data.datasets import IGNORE, MaskItem, largest_instance, read_folder
+from model.evaluation.curves import click_curve, iou, summarize
+from model.evaluation.simulation import START_KINDS, box_around, next_click
+from model.network.confidence import calibration_error, rank_correlation
+from model.network.segnext import SegNext
 
 Mask = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]

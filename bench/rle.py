@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
-from pipeline.rle import decode, encode
+from pipeline.masks.rle import decode, encode
 
 Mask = NDArray[np.bool_]
 T = TypeVar("T")

@@ -23,12 +23,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from model.checkpoints import default_checkpoint, load
-from model.datasets import read_folder
-from model.evaluation import evaluate_folder
-from model.recipe import DataSource, Recipe
-from model.segnext import SegNext
-from model.training import train
+from model.checkpoints.files import default_checkpoint, load
+from model.data.datasets import read_folder
+from model.evaluation.curves import evaluate_folder
+from model.network.segnext import SegNext
+from model.training.recipe import DataSource, Recipe
+from model.training.train import train
 
 CLICKS = 5
 BASE = "as shipped"

@@ -26,12 +26,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from model.checkpoints import default_checkpoint, load
-from model.datasets import IGNORE, MaskItem, read_folder
-from model.evaluation import Network, click_curve
-from model.second_look import Looker
-from model.segnext import SegNext
-from model.simulation import START_KINDS
+from model.checkpoints.files import default_checkpoint, load
+from model.data.datasets import IGNORE, MaskItem, read_folder
+from model.evaluation.curves import Network, click_curve
+from model.evaluation.simulation import START_KINDS
+from model.inference.second_look import Looker
+from model.network.segnext import SegNext
 
 Mask = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from pipeline.database import make_sessions, upgrade
 from pipeline.errors import SettingsError
 from pipeline.queue import Enqueuer
+from pipeline.record.engine import make_sessions, upgrade
 from pipeline.settings import Settings
-from pipeline.store import Store
+from pipeline.storage.store import Store
 
 if TYPE_CHECKING:  # each of these imports torch or an HTTP client
-    from pipeline.embeddings import Embeddings
-    from pipeline.image_source import ImageSource
-    from pipeline.label_studio import LabelStudio
-    from pipeline.serving import ServingModel
+    from pipeline.embeddings.tiers import Embeddings
+    from pipeline.images.source import ImageSource
+    from pipeline.labelstudio.client import LabelStudio
+    from pipeline.registry.serving import ServingModel
 
 
 class Runtime:
@@ -42,27 +42,27 @@ class Runtime:
 
     @cached_property
     def embeddings(self) -> Embeddings:
-        from pipeline.embeddings import Embeddings
+        from pipeline.embeddings.tiers import Embeddings
 
         self.limit_threads()
         return Embeddings(self.sessions, self.store, self.settings)
 
     @cached_property
     def serving(self) -> ServingModel:
-        from pipeline.serving import ServingModel
+        from pipeline.registry.serving import ServingModel
 
         self.limit_threads()
         return ServingModel(self.sessions, self.store, self.settings)
 
     @cached_property
     def label_studio(self) -> LabelStudio:
-        from pipeline.label_studio import LabelStudio
+        from pipeline.labelstudio.client import LabelStudio
 
         return LabelStudio(self.settings.label_studio)
 
     @cached_property
     def images(self) -> ImageSource:
-        from pipeline.image_source import ImageSource
+        from pipeline.images.source import ImageSource
 
         def auth() -> dict[str, str]:
             return self.label_studio.auth_header()  # local files need no Label Studio at all

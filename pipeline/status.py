@@ -9,14 +9,11 @@ from typing import Any
 from sqlalchemy import Float, cast, func, select
 from sqlalchemy.orm import Session
 
-from pipeline import versions
 from pipeline.errors import ServiceError
-from pipeline.jobs import bury_dead
-from pipeline.policy import due
 from pipeline.queue import Enqueuer
-from pipeline.settings import Settings
-from pipeline.snapshots import accepted_since, last_judged
-from pipeline.tables import (
+from pipeline.record import versions
+from pipeline.record.jobs import bury_dead
+from pipeline.record.tables import (
     Effort,
     Embedding,
     Event,
@@ -29,6 +26,9 @@ from pipeline.tables import (
     RoundItem,
     Task,
 )
+from pipeline.settings import Settings
+from pipeline.training.due import due
+from pipeline.training.snapshots import accepted_since, last_judged
 
 JOBS_SHOWN = 5
 CLICKS_TIMED = 300  # newest ones, whose times say how fast a click is answered now

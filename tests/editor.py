@@ -19,11 +19,11 @@ from PIL import Image
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
-from backend.app import create_app
-from pipeline.label_template import DEFAULT_LABEL_CONFIG
-from pipeline.regions import mask_of
+from backend.http.app import create_app
+from pipeline.labelstudio.regions import mask_of
+from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.record.tables import Interaction, Task
 from pipeline.settings import BackendSettings, ImageSettings, ModelSettings, Settings
-from pipeline.tables import Interaction, Task
 
 HEIGHT, WIDTH = 192, 256
 # Without a place for notices, so that errors are HTTP errors.

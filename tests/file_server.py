@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import downloading
+from pipeline.registry import download as downloading
 
 DATA = bytes(range(256)) * 4000
 

@@ -13,15 +13,15 @@ import numpy.typing as npt
 import torch
 from PIL import Image as Picture
 
-from model import checkpoints
-from model.config import SegNextConfig
-from model.segnext import SegNext
-from pipeline.catalog import register_image, task_row
-from pipeline.masks import to_png
+from model.checkpoints import files as checkpoints
+from model.network.config import SegNextConfig
+from model.network.segnext import SegNext
+from pipeline.images.catalog import register_image, task_row
+from pipeline.masks.ops import to_png
+from pipeline.record.tables import Annotation, Image, Region
+from pipeline.record.tables.image import Split
 from pipeline.runtime import Runtime
 from pipeline.settings import Settings
-from pipeline.tables import Annotation, Image, Region
-from pipeline.tables.image import Split
 
 TINY = SegNextConfig(
     encoder="mobilenetv2",

@@ -12,13 +12,11 @@ from PIL import Image as Pillow
 from skimage import data as photographs
 from sqlalchemy.orm import Session, sessionmaker
 
-from pipeline import rle
-from pipeline.catalog import register_image
-from pipeline.database import make_sessions, upgrade
-from pipeline.masks import probability_to_png, to_png
-from pipeline.settings import FiftyOneSettings, Settings
-from pipeline.store import Store
-from pipeline.tables import (
+from pipeline.images.catalog import register_image
+from pipeline.masks import rle
+from pipeline.masks.ops import probability_to_png, to_png
+from pipeline.record.engine import make_sessions, upgrade
+from pipeline.record.tables import (
     Annotation,
     Effort,
     Embedding,
@@ -31,6 +29,8 @@ from pipeline.tables import (
     Task,
     now,
 )
+from pipeline.settings import FiftyOneSettings, Settings
+from pipeline.storage.store import Store
 
 PROJECT = 7
 NAMES = ("astronaut", "chelsea", "coffee", "rocket")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ServiceError
-from pipeline.mongod import find_mongod, mongod_command, ping_mongod
+from pipeline.mirror.mongod import find_mongod, mongod_command, ping_mongod
 
 START_SECONDS = 20.0
 

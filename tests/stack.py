@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ServiceError
-from pipeline.mongod import find_mongod
-from pipeline.processes import leftovers, stop_all
+from pipeline.mirror.mongod import find_mongod
 from pipeline.settings import HOME_VARIABLE
+from pipeline.stack.processes import leftovers, stop_all
 from tests.mongod import free_port
 from tests.services import label_studio_binary
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoints import default_checkpoint, load
-from model.datasets import read_folder
-from model.named_pictures import FolderPicture, encode_pictures
-from model.segnext import SegNext
-from model.text_training import TextTrainConfig, train_text
+from model.checkpoints.files import default_checkpoint, load
+from model.data.datasets import read_folder
+from model.network.segnext import SegNext
+from model.training.named_pictures import FolderPicture, encode_pictures
+from model.training.text_training import TextTrainConfig, train_text
 from tests.shapes import write_named_folder
 
 SEEN, HELD, SIDE = range(100), range(1000, 1020), 96

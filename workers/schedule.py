@@ -15,7 +15,7 @@ def schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     plan = {
         # Label Studio's webhooks time out after a second and are never sent again.
         "reconcile": _every(settings.label_studio.poll_seconds, queue.RECONCILE),
-        # Whether they are due, see pipeline.policy; the look itself is a query or two.
+        # Whether they are due, see pipeline.training.due; the look itself is a query or two.
         "select": _every(settings.workers.check_seconds, queue.SELECT_IF_DUE),
         "finetune": _every(settings.workers.check_seconds, queue.FINETUNE_IF_DUE),
         "mirror": _every(settings.workers.mirror_seconds, queue.MIRROR),

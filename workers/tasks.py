@@ -26,7 +26,7 @@ def runtime() -> Runtime:
 @loop_task(queue.HANDLE_EVENT)
 def handle_event(event_id: int) -> Result:
     """A webhook said that an annotation changed: bring its regions up to date."""
-    from pipeline import sync
+    from pipeline.sync import reconcile as sync
 
     with_ = runtime()
     sync.handle_event(
@@ -44,7 +44,7 @@ def handle_event(event_id: int) -> Result:
 @loop_task(queue.RECONCILE, retries=0)
 def reconcile() -> Result:
     """Find what no webhook told us, and what no message survived to tell."""
-    from pipeline import sync
+    from pipeline.sync import reconcile as sync
 
     with_ = runtime()
     report = sync.reconcile(
@@ -64,7 +64,7 @@ def encode_project(project_id: int) -> Result:
 
     Those that failed are tried again: an image server that was down is up by now.
     """
-    from pipeline.encoding import register_tasks
+    from pipeline.precompute.encode import register_tasks
 
     register_tasks(runtime(), project_id)
     return {"sent": _send_waiting(runtime(), project_id, again=True)}
@@ -73,7 +73,7 @@ def encode_project(project_id: int) -> Result:
 @loop_task(queue.ENCODE_TASK)
 def encode_task(task_id: int) -> Result:
     """Fetch one task's image and encode it; nothing to do when that was done."""
-    from pipeline.encoding import encode_task
+    from pipeline.precompute.encode import encode_task
 
     return {"image": encode_task(runtime(), task_id)}
 
@@ -81,7 +81,7 @@ def encode_task(task_id: int) -> Result:
 @loop_task(queue.FINETUNE_IF_DUE, retries=0)
 def finetune_if_due() -> Result:
     """Start a fine-tune when enough is new, or when it is time."""
-    from pipeline.policy import due
+    from pipeline.training.due import due
 
     with runtime().sessions.begin() as session:
         start = due(session, runtime().settings)
@@ -93,7 +93,7 @@ def finetune_if_due() -> Result:
 @loop_task(queue.FINETUNE)
 def finetune() -> Result:
     """Snapshot, train from the base, let the gate decide; nothing to do when that was judged."""
-    from pipeline.finetuning import run_finetune
+    from pipeline.training.finetune import run_finetune
 
     with_ = runtime()
     result = run_finetune(with_.sessions, with_.store, with_.embeddings, with_.settings)
@@ -110,7 +110,7 @@ def select_if_due() -> Result:
     It looks and chooses in one go, where rounds are chosen: of two such messages that waited for a
     fine-tune to end, the second finds the first one's round.
     """
-    from pipeline.policy import round_due
+    from pipeline.training.due import round_due
 
     project_id = runtime().settings.label_studio.project
     if project_id is None:
@@ -129,7 +129,7 @@ def select(project_id: int, size: int | None = None) -> Result:
 @loop_task(queue.MIRROR, retries=0)
 def mirror() -> Result:
     """Show FiftyOne what the record holds."""
-    from pipeline.mirror import mirror
+    from pipeline.mirror.dataset import mirror
 
     with_ = runtime()
     return asdict(mirror(with_.sessions, with_.store, with_.settings))
@@ -138,14 +138,14 @@ def mirror() -> Result:
 @loop_task(queue.PROMOTE)
 def promote(name: str) -> Result:
     """Have every image encoded by a version's encoder, then let it serve."""
-    from pipeline.promoting import promote
+    from pipeline.training.promote import promote
 
     return {"serving": promote(runtime(), name, message=str(current_task.request.id)).name}
 
 
 def _send_waiting(with_: Runtime, project_id: int | None = None, *, again: bool = False) -> int:
     """Send the images that are not encoded yet; returns how many."""
-    from pipeline.encoding import waiting_tasks
+    from pipeline.precompute.encode import waiting_tasks
 
     if with_.enqueuer.waiting()[queue.ENCODE_QUEUE]:
         return 0  # they are on their way; the next reconcile sees what is left
@@ -158,7 +158,7 @@ def _send_waiting(with_: Runtime, project_id: int | None = None, *, again: bool 
 
 def _select(project_id: int, size: int | None = None) -> Result:
     """Choose and write a round once for each message, however often it is delivered."""
-    from pipeline.selecting import select_round
+    from pipeline.selection.select import select_round
 
     message = str(current_task.request.id)
     result = select_round(runtime(), project_id, size=size, message=message)

@@ -21,19 +21,19 @@ from PIL import Image
 from pydantic import SecretStr
 from sqlalchemy.orm import Session, sessionmaker
 
-from model.proposals import ProposalConfig
-from pipeline.connect import connect
-from pipeline.database import make_sessions
-from pipeline.image_source import ImageSource
-from pipeline.label_studio import LabelStudio
-from pipeline.label_template import DEFAULT_LABEL_CONFIG
-from pipeline.masks import Mask
-from pipeline.proposing import propose_project
-from pipeline.regions import mask_of
+from model.inference.proposals import ProposalConfig
+from pipeline.images.source import ImageSource
+from pipeline.labelstudio.client import LabelStudio
+from pipeline.labelstudio.connect import connect
+from pipeline.labelstudio.regions import mask_of
+from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.masks.ops import Mask
+from pipeline.precompute.propose import propose_project
+from pipeline.record.engine import make_sessions
 from pipeline.runtime import Runtime
 from pipeline.settings import LabelStudioSettings, Settings
-from pipeline.store import Store
-from pipeline.sync import reconcile
+from pipeline.storage.store import Store
+from pipeline.sync.reconcile import reconcile
 from tests.editor import backend, settings_for
 from tests.services import LabelStudioServer
 
@@ -157,7 +157,7 @@ class BackendProcess:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "uvicorn", "--factory", "backend.app:create_app"]
+        command = [sys.executable, "-m", "uvicorn", "--factory", "backend.http.app:create_app"]
         command += ["--port", str(self.port), "--log-level", "warning"]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MASKLOOP_")}
         self.process = subprocess.Popen(command, env=environment | self.environment)

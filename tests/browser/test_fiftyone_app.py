@@ -16,7 +16,7 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from pipeline.mirror import mirror
+from pipeline.mirror.dataset import mirror
 from tests.browser.fiftyone_page import PATIENCE, green_share, samples, visit, wait_for_green
 from tests.mirror_world import World, accept, make_world
 from tests.mongod import free_port
@@ -37,7 +37,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, mongod_uri: str) -> Iterator
 
 @pytest.fixture(scope="module")
 def server(world: World) -> Iterator[psutil.Popen]:
-    """``python -m pipeline.fiftyone_app``, started before any mirror has run."""
+    """``python -m pipeline.mirror.app``, started before any mirror has run."""
     process = start(world, world.settings.fiftyone.port)
     yield process
     process.send_signal(signal.SIGTERM)
@@ -63,7 +63,7 @@ def start(world: World, port: int) -> psutil.Popen:
     }
     with (settings.home / "app.log").open("ab") as log:
         process = psutil.Popen(
-            [sys.executable, "-m", "pipeline.fiftyone_app"],
+            [sys.executable, "-m", "pipeline.mirror.app"],
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -130,7 +130,7 @@ def test_it_ends_when_told_to_and_leaves_nothing_behind(world: World, mongod_uri
 
 def test_a_taken_port_is_one_sentence(server: psutil.Popen, world: World) -> None:
     second = subprocess.run(
-        [sys.executable, "-m", "pipeline.fiftyone_app"],
+        [sys.executable, "-m", "pipeline.mirror.app"],
         env={**os.environ, "MASKLOOP_FIFTYONE__PORT": str(world.settings.fiftyone.port)},
         cwd=REPOSITORY,
         capture_output=True,

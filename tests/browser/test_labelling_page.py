@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from sqlalchemy import select
 
-from pipeline.order import write_round
-from pipeline.regions import mask_of
-from pipeline.tables import Effort, Interaction, Region, Round, RoundItem, Task
+from pipeline.labelstudio.regions import mask_of
+from pipeline.record.tables import Effort, Interaction, Region, Round, RoundItem, Task
+from pipeline.selection.label_order import write_round
 from tests.browser.labelling import Loop, ids, loop, masks, two_objects
 from tests.browser.page import LabelStudioPage, masks_in
 

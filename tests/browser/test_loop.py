@@ -24,17 +24,14 @@ from playwright.sync_api import Browser, Page
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from model.evaluation import iou
-from pipeline import rle
-from pipeline.catalog import split_of
-from pipeline.database import make_sessions
-from pipeline.home import prepare_home
-from pipeline.label_studio import LabelStudio
-from pipeline.masks import from_png
-from pipeline.processes import leftovers
-from pipeline.regions import brush_region, mask_of
-from pipeline.settings import Settings
-from pipeline.tables import (
+from model.evaluation.curves import iou
+from pipeline.images.catalog import split_of
+from pipeline.labelstudio.client import LabelStudio
+from pipeline.labelstudio.regions import brush_region, mask_of
+from pipeline.masks import rle
+from pipeline.masks.ops import from_png
+from pipeline.record.engine import make_sessions
+from pipeline.record.tables import (
     Effort,
     Embedding,
     GateDecision,
@@ -45,6 +42,9 @@ from pipeline.tables import (
     RoundItem,
     Task,
 )
+from pipeline.settings import Settings
+from pipeline.stack.home import prepare_home
+from pipeline.stack.processes import leftovers
 from tests.browser.fiftyone_page import PATIENCE, samples, visit, wait_for_green
 from tests.browser.page import LabelStudioPage, masks_in
 from tests.services import LabelStudioServer

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from sqlalchemy import select
 
-from model.checkpoints import save
-from pipeline.label_template import write_label_config
-from pipeline.masks import Mask, iou
-from pipeline.regions import mask_of
-from pipeline.tables import Interaction, Region
+from model.checkpoints.files import save
+from pipeline.labelstudio.regions import mask_of
+from pipeline.labelstudio.template import write_label_config
+from pipeline.masks.ops import Mask, iou
+from pipeline.record.tables import Interaction, Region
 from tests.browser.labelling import (
     HEIGHT,
     WIDTH,

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model import checkpoints, second_look
-from model.embedding import Embedding
-from model.prediction import Window
-from model.prompts import Box, Click, Prompt
-from model.segnext import SegNext
-from pipeline.masks import clean, iou
-from pipeline.regions import mask_of
+from model.checkpoints import files as checkpoints
+from model.inference import second_look
+from model.network.embedding import Embedding
+from model.network.prediction import Window
+from model.network.prompts import Box, Click, Prompt
+from model.network.segnext import SegNext
+from pipeline.labelstudio.regions import mask_of
+from pipeline.masks.ops import clean, iou
 from pipeline.settings import Settings
 from tests.editor import (
     AROUND_BALL,

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from pipeline.record.tables import Task
 from pipeline.settings import Settings
-from pipeline.tables import Task
 from tests.editor import (
     ON_BALL,
     ON_BALL_TOO,

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from pipeline.record.tables import Event, Interaction
 from pipeline.settings import Settings
-from pipeline.tables import Event, Interaction
 from tests.editor import (
     ON_BALL,
     Editor,

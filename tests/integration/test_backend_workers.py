@@ -37,7 +37,7 @@ def client(tmp_path: Path) -> Iterator[httpx.Client]:
         "MASKLOOP_MODEL__DEVICE": "cpu",
         "MASKLOOP_REDIS_URL": "redis://127.0.0.1:1/0",
     }
-    command = [sys.executable, "-m", "uvicorn", "--factory", "backend.app:create_app"]
+    command = [sys.executable, "-m", "uvicorn", "--factory", "backend.http.app:create_app"]
     command += ["--port", str(port), "--workers", str(WORKERS)]
     process = subprocess.Popen(
         command, env=environment, cwd=Path(__file__).parents[2], start_new_session=True

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from label_studio_sdk.label_interface.interface import LabelInterface
 
-from pipeline.regions import mask_of
+from pipeline.labelstudio.regions import mask_of
 from tests.editor import backend, photograph, save, settings_for
 
 pytestmark = pytest.mark.integration

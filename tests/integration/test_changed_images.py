@@ -17,10 +17,10 @@ import httpx
 import pytest
 from PIL import Image as Picture
 
-from backend.warming import Warming
-from pipeline.catalog import MOST_ADDRESS
+from backend.tasks.warming import Warming
+from pipeline.images.catalog import MOST_ADDRESS
+from pipeline.record.tables import Image, Task
 from pipeline.settings import ImageSettings, Settings
-from pipeline.tables import Image, Task
 from tests.editor import (
     HEIGHT,
     ON_BALL,

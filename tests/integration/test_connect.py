@@ -10,11 +10,11 @@ from typing import get_args
 import pytest
 from pydantic import SecretStr
 
-from pipeline.connect import WEBHOOK_ACTIONS, Template, connect
 from pipeline.errors import LabelConfigError, LabelStudioError
-from pipeline.label_config import read_label_config
-from pipeline.label_studio import LabelStudio
-from pipeline.label_template import DEFAULT_LABEL_CONFIG, Output
+from pipeline.labelstudio.client import LabelStudio
+from pipeline.labelstudio.config import read_label_config
+from pipeline.labelstudio.connect import WEBHOOK_ACTIONS, Template, connect
+from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG, Output
 from pipeline.settings import BackendSettings, LabelStudioSettings, Settings
 from tests.handshake import PASSWORD, Handshake
 from tests.services import (

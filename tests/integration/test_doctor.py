@@ -19,15 +19,15 @@ import uvicorn
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from backend.app import create_app
-from pipeline import cli
-from pipeline.connect import connect
-from pipeline.doctor import CHECKS, Finding, diagnose
-from pipeline.encoding import encode_project
-from pipeline.label_studio import LabelStudio, local_file_url
-from pipeline.label_template import DEFAULT_LABEL_CONFIG
+from backend.http.app import create_app
+from pipeline.cli import app as cli
+from pipeline.doctor.checks import CHECKS, Finding, diagnose
+from pipeline.labelstudio.client import LabelStudio, local_file_url
+from pipeline.labelstudio.connect import connect
+from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.precompute.encode import encode_project
+from pipeline.record.tables import Interaction
 from pipeline.settings import Settings
-from pipeline.tables import Interaction
 from tests.loop import Loop, disk_picture, make_loop
 from tests.services import (
     WARM_START_SECONDS,

@@ -12,13 +12,15 @@ import pytest
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
-from backend import session, standing, stored
-from model.segnext import SegNext
-from pipeline.label_template import DEFAULT_LABEL_CONFIG, write_label_config
-from pipeline.masks import Mask, iou
-from pipeline.regions import mask_of
+from backend.click import session
+from backend.tasks import batch as stored
+from backend.tasks import page_notice as standing
+from model.network.segnext import SegNext
+from pipeline.labelstudio.regions import mask_of
+from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG, write_label_config
+from pipeline.masks.ops import Mask, iou
+from pipeline.record.tables import Embedding, Interaction, Task
 from pipeline.settings import Settings
-from pipeline.tables import Embedding, Interaction, Task
 from tests.editor import (
     AROUND_BALL,
     BALL,

@@ -14,11 +14,11 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 from pydantic import SecretStr
 
-from pipeline.encoding import encode_project
 from pipeline.errors import ImageSourceError
-from pipeline.image_source import ImageSource
-from pipeline.label_studio import LabelStudio
-from pipeline.label_template import DEFAULT_LABEL_CONFIG
+from pipeline.images.source import ImageSource
+from pipeline.labelstudio.client import LabelStudio
+from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.precompute.encode import encode_project
 from pipeline.settings import ImageSettings, LabelStudioSettings, Settings
 from tests.loop import make_loop
 from tests.services import LabelStudioServer, label_studio

@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from pipeline.errors import LabelStudioError
-from pipeline.label_studio import LabelStudio
+from pipeline.labelstudio.client import LabelStudio
 from pipeline.settings import LabelStudioSettings
 from tests.services import LabelStudioServer, free_port, label_studio
 

@@ -20,10 +20,10 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from pipeline.database import make_sessions
-from pipeline.label_template import DEFAULT_LABEL_CONFIG
-from pipeline.regions import mask_of
-from pipeline.tables import Event
+from pipeline.labelstudio.regions import mask_of
+from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.record.engine import make_sessions
+from pipeline.record.tables import Event
 from tests.editor import (
     HEIGHT,
     WIDTH,

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image as Pillow
 from sqlalchemy import select
 
-from pipeline.catalog import image_key
 from pipeline.errors import ServiceError
-from pipeline.fiftyone_link import connect_fiftyone
-from pipeline.mirror import MirrorReport, mirror
+from pipeline.images.catalog import image_key
+from pipeline.mirror.connection import connect_fiftyone
+from pipeline.mirror.dataset import MirrorReport, mirror
+from pipeline.record.tables import Annotation, Image, Region, Task
 from pipeline.settings import FiftyOneSettings
-from pipeline.store import Store
-from pipeline.tables import Annotation, Image, Region, Task
+from pipeline.storage.store import Store
 from tests.mirror_world import PROJECT, World, accept, disc, make_world
 
 pytestmark = pytest.mark.integration

@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import queue, registry, rle
-from pipeline.catalog import split_of
-from pipeline.label_config import read_label_config
-from pipeline.label_studio import LabelStudio
-from pipeline.label_template import DEFAULT_LABEL_CONFIG
+from pipeline import queue
+from pipeline.images.catalog import split_of
+from pipeline.labelstudio.client import LabelStudio
+from pipeline.labelstudio.config import read_label_config
+from pipeline.labelstudio.regions import brush_region
+from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.masks import rle
 from pipeline.queue import Enqueuer
-from pipeline.regions import brush_region
+from pipeline.record.tables import Embedding, GateDecision, Region, Round, Task
+from pipeline.registry import base as registry
 from pipeline.runtime import Runtime
 from pipeline.settings import LabelStudioSettings
-from pipeline.tables import Embedding, GateDecision, Region, Round, Task
 from tests.loop import Loop, disk_picture, tiny_settings
 from tests.services import LabelStudioServer, label_studio
 from tests.services_redis import RedisServer, redis, redis_server

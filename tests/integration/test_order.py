@@ -9,12 +9,12 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy.orm import Session, sessionmaker
 
-from pipeline.database import make_sessions, upgrade
-from pipeline.label_studio import LabelStudio
-from pipeline.label_template import DEFAULT_LABEL_CONFIG
-from pipeline.order import write_round
+from pipeline.labelstudio.client import LabelStudio
+from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.record.engine import make_sessions, upgrade
+from pipeline.record.tables import Round, RoundItem, Task
+from pipeline.selection.label_order import write_round
 from pipeline.settings import LabelStudioSettings, Settings
-from pipeline.tables import Round, RoundItem, Task
 from tests.services import LabelStudioServer, label_studio
 
 __all__ = ["label_studio"]

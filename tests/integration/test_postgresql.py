@@ -21,12 +21,12 @@ from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
-from pipeline.catalog import task_row
-from pipeline.database import lock, make_engine, make_sessions, upgrade
 from pipeline.errors import DatabaseError
-from pipeline.migrations.runner import alembic_config
+from pipeline.images.catalog import task_row
+from pipeline.record.engine import lock, make_engine, make_sessions, upgrade
+from pipeline.record.migrations.runner import alembic_config
+from pipeline.record.tables import Base, Event, ModelVersion, Task
 from pipeline.settings import Settings
-from pipeline.tables import Base, Event, ModelVersion, Task
 
 pytestmark = pytest.mark.integration
 

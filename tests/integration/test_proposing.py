@@ -16,18 +16,19 @@ from PIL import Image
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from model.evaluation import iou
-from model.proposals import Proposal, ProposalConfig
-from pipeline import cli, proposing
-from pipeline.jobs import job
-from pipeline.label_studio import Json, LabelStudio
-from pipeline.label_template import DEFAULT_LABEL_CONFIG
-from pipeline.order import write_round
-from pipeline.proposing import propose_project
-from pipeline.regions import label_of, mask_of
+from model.evaluation.curves import iou
+from model.inference.proposals import Proposal, ProposalConfig
+from pipeline.cli import app as cli
+from pipeline.labelstudio.client import Json, LabelStudio
+from pipeline.labelstudio.regions import label_of, mask_of
+from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.precompute import propose as proposing
+from pipeline.precompute.propose import propose_project
+from pipeline.record.jobs import job
+from pipeline.record.tables import Round, RoundItem, Task
 from pipeline.runtime import Runtime
+from pipeline.selection.label_order import write_round
 from pipeline.settings import LabelStudioSettings, Settings
-from pipeline.tables import Round, RoundItem, Task
 from tests.services import LabelStudioServer, label_studio
 from tests.shapes import shape_picture
 

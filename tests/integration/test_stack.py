@@ -15,13 +15,13 @@ import psutil
 import pytest
 from sqlalchemy import func, select
 
-from pipeline.database import make_sessions
-from pipeline.home import prepare_home
-from pipeline.label_studio import LabelStudio
-from pipeline.mongod import ping_mongod
-from pipeline.processes import leftovers
+from pipeline.labelstudio.client import LabelStudio
+from pipeline.mirror.mongod import ping_mongod
+from pipeline.record.engine import make_sessions
+from pipeline.record.tables import Embedding
 from pipeline.settings import Settings
-from pipeline.tables import Embedding
+from pipeline.stack.home import prepare_home
+from pipeline.stack.processes import leftovers
 from tests.stack import FIRST_START_SECONDS, Stack, made_stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

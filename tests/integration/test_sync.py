@@ -20,19 +20,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from model.errors import MaskloopError
-from pipeline import masks, rle
-from pipeline.catalog import task_image
-from pipeline.connect import connect
-from pipeline.database import make_sessions, upgrade
 from pipeline.errors import LabelStudioError, UnknownRecordError
-from pipeline.image_source import ImageSource
-from pipeline.label_studio import LabelStudio
-from pipeline.label_template import DEFAULT_LABEL_CONFIG
-from pipeline.regions import brush_region, label_of, mask_of
-from pipeline.settings import BackendSettings, LabelStudioSettings, Settings
-from pipeline.store import Store
-from pipeline.sync import ReconcileReport, handle_event, reconcile
-from pipeline.tables import (
+from pipeline.images.catalog import task_image
+from pipeline.images.source import ImageSource
+from pipeline.labelstudio.client import LabelStudio
+from pipeline.labelstudio.connect import connect
+from pipeline.labelstudio.regions import brush_region, label_of, mask_of
+from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.masks import ops as masks
+from pipeline.masks import rle
+from pipeline.record.engine import make_sessions, upgrade
+from pipeline.record.tables import (
     Annotation,
     Effort,
     Event,
@@ -42,6 +40,9 @@ from pipeline.tables import (
     Task,
     now,
 )
+from pipeline.settings import BackendSettings, LabelStudioSettings, Settings
+from pipeline.storage.store import Store
+from pipeline.sync.reconcile import ReconcileReport, handle_event, reconcile
 from tests.handshake import PASSWORD, Handshake
 from tests.services import LabelStudioServer, free_port, label_studio
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session
 
-from model import checkpoints
-from pipeline import queue, registry
-from pipeline.catalog import task_row
-from pipeline.serving import CHECK_EVERY
-from pipeline.tables import Embedding, GateDecision, Job, Task
-from pipeline.weights import add_weights, read_weights
+from model.checkpoints import files as checkpoints
+from pipeline import queue
+from pipeline.images.catalog import task_row
+from pipeline.record.tables import Embedding, GateDecision, Job, Task
+from pipeline.registry import base as registry
+from pipeline.registry.serving import CHECK_EVERY
+from pipeline.registry.weights import add_weights, read_weights
 from tests.loop import Loop, disk_picture, make_loop, tiny_model
 from tests.services_redis import RedisServer, redis, redis_server
 from tests.worker import Worker, wait_until

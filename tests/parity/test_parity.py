@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoints import load
+from model.checkpoints.files import load
 from model.errors import DatasetError, MaskloopError
-from model.parity import differences, main, tolerance
+from model.export.parity import differences, main, tolerance
 from tests.parity import plain
 from tests.parity.plain import Shape
 

@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from model.checkpoints import load, save
-from model.parity import differences, tolerance
+from model.checkpoints.files import load, save
+from model.export.parity import differences, tolerance
 from tests.parity import plain
 from tests.parity.plain import Click, Plain, Shape
 from tests.parity.test_parity import FIXTURES, NAMES, needs_fixtures

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from bench import annotators, baselines, clicks, drafts, network
-from model.evaluation import iou
-from pipeline.regions import brush_region
-from pipeline.rle import encode
+from model.evaluation.curves import iou
+from pipeline.labelstudio.regions import brush_region
+from pipeline.masks.rle import encode
 
 WIDTH, HEIGHT = 160, 120
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from bench import network, plain
-from model.config import SMALL
-from model.prompts import Box, Click, Prompt
-from model.segnext import SegNext
+from model.network.config import SMALL
+from model.network.prompts import Box, Click, Prompt
+from model.network.segnext import SegNext
 
 PHOTO = network.picture("chelsea", (200, 150))
 PROMPT = Prompt((Click(40, 100), Click(100, 20, positive=False)), (Box(20, 60, 120, 150),))

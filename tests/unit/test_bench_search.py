@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from bench import search
-from model.config import SMALL
-from model.recipe import Recipe
-from model.segnext import SegNext
+from model.network.config import SMALL
+from model.network.segnext import SegNext
+from model.training.recipe import Recipe
 from tests.shapes import write_folder
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.services import THREADS
 from pipeline.settings import Settings, load_settings
+from pipeline.stack.services import THREADS
 
 ROOT = Path(__file__).resolve().parents[2]
 PREFIX = "MASKLOOP_"

@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from model.errors import ImageError
 from pipeline.errors import ImageSourceError, NotEnoughDataError, ServiceError
-from pipeline.jobs import JobBusyError
+from pipeline.record.jobs import JobBusyError
 from workers.retrying import LONGEST_PAUSE, is_transient, loop_task
 
 

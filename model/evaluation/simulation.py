@@ -1,0 +1,231 @@
+"""Simulated annotators: what they would draw for an object, and where they click next, given the
+object and the current mask.
+
+All coordinates are pixels of the arrays given. What the evaluation does is deterministic; what
+begins with ``training_`` draws on a generator.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from model.network.prompts import Box, Click, Point, Polygon, Prompt, Scribble
+
+Mask = npt.NDArray[np.bool_]
+
+START_KINDS = ("click", "box", "polygon", "scribble", "mask")
+OUTLINE_TOLERANCE = 0.02  # of its length: about a dozen corners for most objects
+NOTABLE = 0.2  # parts whose outline is shorter than this share of the longest are left out
+STROKE_POINTS = 7
+
+
+def depth(region: Mask) -> npt.NDArray[np.float32]:
+    """Euclidean distance of each pixel of ``region`` (bool ``[H, W]``) to the nearest pixel
+    outside; the image border counts as outside. float32 ``[H, W]``, 0 outside the region."""
+    padded = np.pad(region.astype(np.uint8), 1)
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(distance[1:-1, 1:-1], np.float32)
+
+
+def next_click(
+    target: Mask, predicted: Mask, used: Mask, known: Mask | None = None
+) -> Click | None:
+    """The field's evaluation click: the deepest pixel of the larger of the two error regions
+    (compared by their greatest depth, as the SegNext evaluation and its forerunners do).
+
+    Args:
+        target, predicted: bool ``[H, W]``.
+        used: bool ``[H, W]``, pixels clicked before; none is clicked twice. Changed in place.
+        known: bool ``[H, W]``, pixels that count; None: all.
+
+    Returns:
+        The click, or None when nothing is wrong any more.
+    """
+    missed, extra = target & ~predicted, predicted & ~target
+    if known is not None:
+        missed, extra = missed & known, extra & known
+    missed_depth, extra_depth = depth(missed), depth(extra)
+    missed_depth[used] = 0
+    extra_depth[used] = 0
+    positive = bool(missed_depth.max() > extra_depth.max())
+    chosen = missed_depth if positive else extra_depth
+    if chosen.max() <= 0:
+        return None
+    row, col = np.unravel_index(int(chosen.argmax()), chosen.shape)
+    used[row, col] = True
+    return Click(float(row), float(col), positive)
+
+
+def training_click(target: Mask, predicted: Mask, rng: np.random.Generator) -> Click | None:
+    """The next click of a training annotator: a random pixel of the inner half (depth above half
+    the maximum) of the larger error region. None when nothing is wrong."""
+    missed, extra = target & ~predicted, predicted & ~target
+    missed_depth, extra_depth = depth(missed), depth(extra)
+    positive = bool(missed_depth.max() > extra_depth.max())
+    chosen = missed_depth if positive else extra_depth
+    if chosen.max() <= 0:
+        return None
+    candidates = np.flatnonzero(chosen > chosen.max() / 2)
+    row, col = np.unravel_index(int(rng.choice(candidates)), chosen.shape)
+    return Click(float(row), float(col), positive)
+
+
+def box_around(target: Mask) -> Box:
+    """The tight box around a non-empty ``target``."""
+    rows, cols = np.flatnonzero(target.any(1)), np.flatnonzero(target.any(0))
+    return Box(float(rows[0]), float(cols[0]), float(rows[-1] + 1), float(cols[-1] + 1))
+
+
+def outline(target: Mask, tolerance: float = OUTLINE_TOLERANCE) -> tuple[Polygon, ...]:
+    """A coarse outline of each notable part of a non-empty ``target``, holes left out.
+
+    Args:
+        tolerance: how far the outline may stray, as a share of its length (Douglas-Peucker).
+    """
+    contours, _ = cv2.findContours(
+        target.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+    )
+    largest = max(len(contour) for contour in contours)
+    polygons = []
+    for contour in contours:
+        if len(contour) < NOTABLE * largest:
+            continue
+        kept = cv2.approxPolyDP(contour, tolerance * cv2.arcLength(contour, True), True)[:, 0]
+        # Contours run through the centres of pixels.
+        polygons.append(Polygon(tuple((float(y) + 0.5, float(x) + 0.5) for x, y in kept)))
+    return tuple(polygons)
+
+
+def strokes(
+    target: Mask, n_points: int = STROKE_POINTS, reach: float = 0.8, turn: float = 0.0
+) -> tuple[Scribble, ...]:
+    """A scribble along the middle of a non-empty ``target``.
+
+    The object is cut across its long axis into ``n_points`` slices; the stroke goes from the
+    deepest pixel of one to that of the next, and is lifted where that would leave the object.
+
+    Args:
+        reach: share of the object's pixels, along the axis, that the stroke passes.
+        turn: radians by which the axis is turned away from the long one.
+    """
+    inner = depth(target)
+    points = np.argwhere(target).astype(np.float64)
+    centred = points - points.mean(0)
+    axis = np.linalg.svd(centred.T @ centred)[0][:, 0]
+    cos, sin = np.cos(turn), np.sin(turn)
+    along = centred @ (np.array([[cos, -sin], [sin, cos]]) @ axis)
+    edges = np.quantile(along, np.linspace(0.5 - reach / 2, 0.5 + reach / 2, n_points + 1))
+    depths = inner[target]
+    path: list[Point] = []
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        here = np.flatnonzero((along >= low) & (along <= high))
+        if len(here):
+            row, col = points[here[depths[here].argmax()]]
+            path.append((float(row), float(col)))
+    if not path:  # so few pixels that the slices' edges fall between them
+        path = [(float(row), float(col)) for row, col in points[[depths.argmax()]]]
+    lines: list[list[Point]] = [path[:1]]
+    for before, after in zip(path[:-1], path[1:], strict=True):
+        length = int(np.abs(np.subtract(after, before)).max())
+        steps = np.linspace(before, after, length + 1).round().astype(int)
+        if target[steps[:, 0], steps[:, 1]].all():
+            lines[-1].append(after)
+        else:
+            lines.append([after])
+    return tuple(Scribble(tuple(line)) for line in lines)
+
+
+def start_prompt(kind: str, target: Mask) -> Prompt:
+    """What the evaluation's annotator draws first for a non-empty ``target``.
+
+    Args:
+        kind: of ``START_KINDS``: the deepest pixel; the tight box; ``outline``; ``strokes``; or a
+            mask that is too large all round, by a twentieth of the object's side.
+    """
+    if kind == "box":
+        return Prompt(boxes=(box_around(target),))
+    if kind == "polygon":
+        return Prompt(polygons=outline(target))
+    if kind == "scribble":
+        return Prompt(scribbles=strokes(target))
+    if kind == "mask":
+        margin = max(round(np.sqrt(np.count_nonzero(target)) / 20), 1)
+        grown = cv2.dilate(target.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=margin)
+        return Prompt(mask=np.asarray(grown, np.float32))
+    row, col = np.unravel_index(int(depth(target).argmax()), target.shape)
+    return Prompt((Click(float(row), float(col)),))
+
+
+def training_box(target: Mask, rng: np.random.Generator, jitter: float = 0.1) -> Box:
+    """``box_around`` with each edge moved by up to ``jitter`` of its side."""
+    box = box_around(target)
+    height, width = box.bottom - box.top, box.right - box.left
+    shift = rng.uniform(-jitter, jitter, 4) * (height, width, height, width)
+    return Box(box.top + shift[0], box.left + shift[1], box.bottom + shift[2], box.right + shift[3])
+
+
+def training_outline(target: Mask, rng: np.random.Generator) -> tuple[Polygon, ...]:
+    """``outline`` by a hand that is now careful, now careless."""
+    slip = rng.uniform(0, 0.03) * np.sqrt(np.count_nonzero(target))
+    polygons = outline(target, rng.uniform(0.004, 0.035))
+    return tuple(
+        Polygon(tuple((r + rng.normal(0, slip), c + rng.normal(0, slip)) for r, c in p.points))
+        for p in polygons
+    )
+
+
+def training_strokes(target: Mask, rng: np.random.Generator) -> tuple[Scribble, ...]:
+    """``strokes`` longer or shorter, straight or aslant, now and then with a broad brush."""
+    turn = rng.uniform(-np.pi, np.pi) if rng.random() < 0.3 else rng.uniform(-0.4, 0.4)
+    lines = strokes(target, int(rng.integers(2, 9)), rng.uniform(0.2, 0.9), turn)
+    if rng.random() < 0.7:
+        return lines
+    width = max(rng.uniform(0.2, 0.8) * 2 * float(depth(target).max()), 1.0)
+    return tuple(Scribble(line.points, width) for line in lines)
+
+
+def rough_mask(target: Mask, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """A bad mask of a non-empty ``target``, as another tool might give: grown, shrunk, moved or
+    cut, now and then soft. float32 ``[H, W]`` in [0, 1]."""
+    side = float(np.sqrt(np.count_nonzero(target)))
+    mask = target.astype(np.uint8)
+    kernel = np.ones((3, 3), np.uint8)
+    times = max(int(rng.uniform(0, 0.1) * side), 1)
+    how = int(rng.integers(4))
+    if how == 0:
+        mask = np.asarray(cv2.dilate(mask, kernel, iterations=times), np.uint8)
+    elif how == 1:
+        mask = np.asarray(cv2.erode(mask, kernel, iterations=times), np.uint8)
+    elif how == 2:
+        shift = np.concatenate([np.eye(2), rng.uniform(-0.15, 0.15, (2, 1)) * side], axis=1)
+        mask = np.asarray(cv2.warpAffine(mask, shift, mask.shape[::-1]), np.uint8)
+    else:
+        rows, cols = np.nonzero(target)
+        cut = int(rng.choice(rows)), int(rng.choice(cols))
+        mask[cut[0] :, cut[1] :] = 0
+    soft = (mask if mask.any() else target).astype(np.float32)
+    if rng.random() < 0.5:
+        blur = rng.uniform(0.3, max(min(side / 8, 4.0), 0.4))
+        soft = np.minimum(cv2.GaussianBlur(soft, (0, 0), blur), 1).astype(np.float32)
+    return soft
+
+
+def training_negative(target: Mask, others: Mask, rng: np.random.Generator) -> Click | None:
+    """A negative click before there is any answer: on another object, near the edge, or anywhere
+    off ``target``; shares after SegNext's recipe. None when nothing lies off it."""
+    off = ~target
+    draw = rng.random()
+    if draw < 0.5 and others.any():
+        off = others & off
+    elif draw < 0.9:
+        band = max(round(0.15 * float(np.sqrt(np.count_nonzero(target)))), 2)
+        wide = cv2.dilate(target.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=band)
+        near = cv2.dilate(target.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=2)
+        off = np.asarray((wide > 0) & (near == 0))
+    places = np.flatnonzero(off)
+    if not len(places):
+        return None
+    row, col = np.unravel_index(int(rng.choice(places)), off.shape)
+    return Click(float(row), float(col), positive=False)

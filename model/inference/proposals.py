@@ -1,0 +1,185 @@
+"""A mask for every object of an image that nobody pointed at: the field's segment-anything task.
+
+A grid of clicks is answered click by click, as in SegNext's and SAM's protocol (arXiv 2404.00741,
+2304.02643). An answer stays when it is an object's rather than the click's: it hardly changes with
+the threshold, covers its click, and is neither a speck nor the ground that all else stands on. Of
+answers that say the same, the steadiest stays. It all happens at stride 4 of the network's input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.errors import PromptError
+from model.network.embedding import Embedding
+from model.network.prediction import Prediction
+from model.network.prompts import Click, Prompt
+from model.network.segnext import SegNext
+from model.progress import Progress, silent
+
+Mask = npt.NDArray[np.bool_]
+
+BATCH = 32  # clicks between two reports of how far it is; bounds memory too
+OUTSIDE = -10.0  # the logit of a part that was taken out
+
+
+@dataclass(frozen=True)
+class ProposalConfig:
+    """How many clicks, and what becomes of their answers. Defaults: see ``docs/proposals.md``.
+
+    Attributes:
+        grid: 1 to 64; about ``grid ** 2`` clicks, in cells as square as the image allows.
+        offset: above 0; how far, in logits, the threshold is moved up and down to see whether the
+            mask stays.
+        min_stability: 0 to 1; IoU of those two masks below which an answer is dropped.
+        min_area, max_area: 0 to 1; share of the image below and above which one is dropped.
+        max_iou: 0 to 1; of two answers with a higher IoU the less stable is dropped.
+        max_proposals: 1 or more; the least stable are dropped beyond.
+    """
+
+    grid: int = 16
+    offset: float = 1.0
+    min_stability: float = 0.15
+    min_area: float = 0.005
+    max_area: float = 0.8
+    max_iou: float = 0.5
+    max_proposals: int = 30
+
+    def __post_init__(self) -> None:
+        shares = (self.min_stability, self.min_area, self.max_area, self.max_iou)
+        if not 1 <= self.grid <= 64 or self.max_proposals < 1 or not self.offset > 0:
+            raise PromptError(
+                "Proposals take a grid of 1 to 64, an offset above 0 and at least one proposal; "
+                "mend the one that is not."
+            )
+        if not all(0 <= share <= 1 for share in shares):
+            raise PromptError("The shares and IoUs of a proposal config are 0 to 1; mend them.")
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """One object that the network found.
+
+    Attributes:
+        prediction: the part of the answer that was clicked on, at stride 4; its ``mask()``, bool
+            ``[H, W]``, is made when asked for, so that many proposals take little memory.
+        click: what it answers; its cell is in the mask.
+        stability: in [0, 1], above 0; how alike the masks at two thresholds are.
+        area: share of the image in (0, 1].
+    """
+
+    prediction: Prediction
+    click: Click
+    stability: float
+    area: float
+
+    @property
+    def score(self) -> float:
+        """As ``Prediction.score``; in [0, 1]."""
+        return self.prediction.score
+
+    @property
+    def cells(self) -> Mask:
+        """The mask at stride 4 of the network's input: bool ``[h, w]``."""
+        return self.prediction.logits.numpy() > _cut(self.prediction)
+
+
+def propose(
+    model: SegNext,
+    embedding: Embedding,
+    config: ProposalConfig = ProposalConfig(),
+    progress: Progress = silent,
+) -> list[Proposal]:
+    """Masks of the objects of one image, the largest first; the same ones every time."""
+    clicks = grid_clicks(embedding.image_size, config.grid)
+    found: list[Proposal] = []
+    for start in range(0, len(clicks), BATCH):
+        progress(start, len(clicks))
+        some = clicks[start : start + BATCH]
+        answers = model.decode_many(embedding, [Prompt((click,)) for click in some])
+        judged = (_judge(*pair, config) for pair in zip(some, answers, strict=True))
+        found += [proposal for proposal in judged if proposal is not None]
+    progress(len(clicks), len(clicks))
+    kept = distinct(found, config)
+    return sorted(kept, key=lambda proposal: -proposal.area)
+
+
+def grid_clicks(image_size: tuple[int, int], grid: int) -> list[Click]:
+    """About ``grid ** 2`` positive clicks, each in the middle of its cell; never more of them along
+    a side than it has pixels."""
+    height, width = image_size
+    rows = min(max(round(grid * math.sqrt(height / width)), 1), height)
+    cols = min(max(round(grid * math.sqrt(width / height)), 1), width)
+    return [
+        Click((row + 0.5) * height / rows, (col + 0.5) * width / cols)
+        for row in range(rows)
+        for col in range(cols)
+    ]
+
+
+def _judge(click: Click, answer: Prediction, config: ProposalConfig) -> Proposal | None:
+    """The answer to a click as a proposal, None when it looks like no object."""
+    logits = answer.logits.numpy()
+    cut = _cut(answer)
+    mask = logits > cut
+    part = _part_at(mask, _cell(click, answer))
+    fits = part.any() and config.min_area <= part.mean() <= config.max_area
+    if not fits or _is_ground(part):
+        return None
+    trimmed = np.where(mask & ~part, np.float32(OUTSIDE), logits)
+    narrow = np.count_nonzero(trimmed > cut + config.offset)
+    stability = narrow / np.count_nonzero(trimmed > cut - config.offset)
+    if stability < config.min_stability or not narrow:
+        return None
+    trimmed_answer = replace(answer, logits=torch.from_numpy(trimmed))
+    return Proposal(trimmed_answer, click, float(stability), float(part.mean()))
+
+
+def _cut(answer: Prediction) -> float:
+    """The threshold as a logit."""
+    return math.log(answer.threshold / (1 - answer.threshold))
+
+
+def _cell(click: Click, answer: Prediction) -> tuple[int, int]:
+    """Where a click lies in an answer's logits."""
+    height, width = answer.logits.shape
+    row = int(click.row * height / answer.image_size[0])
+    col = int(click.col * width / answer.image_size[1])
+    return min(row, height - 1), min(col, width - 1)
+
+
+def _part_at(mask: Mask, cell: tuple[int, int]) -> Mask:
+    """The connected part of a mask around a cell; empty when the cell is outside the mask."""
+    if not mask[cell]:
+        return np.zeros_like(mask)
+    parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)[1]
+    return np.asarray(parts == parts[cell], np.bool_)
+
+
+def _is_ground(mask: Mask) -> bool:
+    """Whether a mask reaches all four sides of the image, as 1 object in 300 does."""
+    return bool(mask[0].any() and mask[-1].any() and mask[:, 0].any() and mask[:, -1].any())
+
+
+def distinct(found: Sequence[Proposal], config: ProposalConfig) -> list[Proposal]:
+    """The steadiest of each group that says the same; ties go to the earlier click."""
+    order = sorted(found, key=lambda proposal: -proposal.stability)
+    if not order:
+        return []
+    masks = np.stack([proposal.cells.ravel() for proposal in order])
+    # One product for all pairs; float32 counts exactly up to 2**24 cells, and BLAS is quick at it.
+    areas, ones = masks.sum(1), masks.astype(np.float32)
+    common = ones @ ones.T
+    iou = common / (areas[:, None] + areas[None] - common)
+    kept: list[int] = []
+    for index in range(len(order)):
+        if not kept or iou[index, kept].max() <= config.max_iou:
+            kept.append(index)
+    return [order[index] for index in kept[: config.max_proposals]]

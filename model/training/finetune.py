@@ -1,0 +1,133 @@
+"""Fine-tunes everything but the encoder, on embeddings alone.
+
+Minutes instead of hours, and no stored embedding goes stale.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from model.errors import DatasetError
+from model.network.embedding import Embedding, stack
+from model.network.segnext import SegNext
+from model.progress import Progress, silent
+from model.training.episodes import episode_loss
+
+Mask = npt.NDArray[np.bool_]
+Sample = tuple[Embedding, Mask]
+
+
+@dataclass(frozen=True)
+class FineTuneConfig:
+    """One fine-tune.
+
+    Attributes:
+        steps: optimiser steps.
+        batch: samples drawn for one step.
+        learning_rate: peak; warms up over a tenth of the steps, then falls along a cosine.
+        ema: decay of the averaged weights, which are the ones returned.
+        seed: of sampling and simulated clicks.
+    """
+
+    steps: int = 300
+    batch: int = 8
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    ema: float = 0.98
+    seed: int = 0
+
+
+def finetune(
+    model: SegNext,
+    samples: Sequence[Sample],
+    config: FineTuneConfig,
+    progress: Progress = silent,
+) -> SegNext:
+    """Train a copy of ``model`` on accepted masks.
+
+    Args:
+        model: the base; left as it is.
+        samples: an image's embedding and one accepted mask, bool ``[H, W]`` at the original size.
+        config: how.
+        progress: called after each step.
+
+    Returns:
+        A new network in evaluation mode with the same encoder, bit for bit.
+
+    Raises:
+        DatasetError: there is no sample, or no mask is left at the network's resolution.
+    """
+    targets = [_at_input_size(model, embedding, mask) for embedding, mask in samples]
+    usable = [i for i, target in enumerate(targets) if target.any()]
+    if not usable:
+        raise DatasetError("There is no accepted mask to learn from; accept some and try again.")
+    tuned = copy.deepcopy(model)
+    tuned.__dict__.pop("encoder_fingerprint", None)
+    for parameter in tuned.backbone.parameters():
+        parameter.requires_grad_(False)
+    average = copy.deepcopy(tuned).eval()
+    parameters = tuned.decoder_parameters()
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    rng = np.random.default_rng(config.seed)
+    tuned.train()
+    for step in range(config.steps):
+        for options in optimizer.param_groups:
+            options["lr"] = config.learning_rate * schedule(step, config.steps)
+        chosen = rng.choice(usable, config.batch, replace=len(usable) < config.batch)
+        optimizer.zero_grad(set_to_none=True)
+        # Images of different shapes do not stack: each shape is a part of the step.
+        shapes: dict[tuple[int, ...], list[Sample]] = {}
+        for i in chosen.tolist():
+            embedding = samples[i][0]  # read once: it may come from a store
+            group = shapes.setdefault(tuple(embedding.features.shape), [])
+            group.append((embedding, targets[i]))
+        for drawn in shapes.values():
+            (_loss(tuned, drawn, rng) * (len(drawn) / config.batch)).backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        decay = min(config.ema, (step + 1) / (step + 10))
+        with torch.no_grad():
+            pairs = zip(average.decoder_parameters(), parameters, strict=True)
+            for slow, fast in pairs:
+                slow.lerp_(fast, 1 - decay)
+        progress(step + 1, config.steps)
+    for parameter in average.parameters():
+        parameter.requires_grad_(True)
+    return average
+
+
+def _loss(model: SegNext, drawn: list[Sample], rng: np.random.Generator) -> torch.Tensor:
+    """The episode loss of samples of one shape, their masks at the network's input size."""
+    features, skips = stack([embedding for embedding, _ in drawn], model.device)
+    masks = np.stack([mask for _, mask in drawn])
+    unknown = np.zeros_like(masks)  # where other objects are is not recorded here
+    return episode_loss(model, features, skips, masks, np.ones_like(masks), unknown, rng)
+
+
+def _at_input_size(model: SegNext, embedding: Embedding, mask: Mask) -> Mask:
+    if mask.shape != embedding.image_size:
+        raise DatasetError(
+            f"A mask of {mask.shape} does not fit its image of {embedding.image_size}; "
+            "take the snapshot again."
+        )
+    height, width = model.input_size(embedding.image_size)
+    resized = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(resized > 0)
+
+
+def schedule(step: int, steps: int) -> float:
+    """The learning rate of a step, as a share of the peak: warms up over a tenth of the steps, then
+    falls along a cosine."""
+    warm = min(1.0, (step + 1) / max(steps // 10, 1))
+    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))

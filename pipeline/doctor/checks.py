@@ -1,0 +1,103 @@
+"""Why clicks do nothing: ``maskloop doctor``.
+
+Label Studio shows an annotator nothing when its ML backend fails, so each known cause is looked
+for here, and named with its remedy. Looking changes nothing, in Label Studio or in the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from model.errors import MaskloopError
+from pipeline.doctor import clicks as doctor_clicks
+from pipeline.doctor import label_studio as doctor_label_studio
+from pipeline.doctor import machine as doctor_machine
+from pipeline.doctor.case import Answer, Case, State, problem
+from pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing to look at; it makes no sense before those it ``needs`` are well."""
+
+    name: str
+    look: Callable[[Case], Answer]
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found, in a sentence."""
+
+    check: str
+    state: State
+    text: str
+
+
+# In the order in which they are best mended.
+CHECKS = (
+    Check("settings", doctor_machine.settings),
+    Check("database", doctor_machine.database, ("settings",)),
+    Check("disc", doctor_machine.disc, ("settings",)),
+    Check("Redis", doctor_machine.redis, ("settings",)),
+    Check("workers", doctor_machine.workers, ("Redis",)),
+    Check("mongod", doctor_machine.mongod, ("settings",)),
+    Check("backend", doctor_machine.backend, ("settings",)),
+    Check("Label Studio", doctor_label_studio.reachable, ("settings",)),
+    Check("token", doctor_label_studio.token, ("Label Studio",)),
+    Check("project", doctor_label_studio.project, ("token",)),
+    Check("address", doctor_label_studio.address, ("project",)),
+    Check("ML backend", doctor_label_studio.ml_backend, ("project",)),
+    Check("reach", doctor_label_studio.reach, ("backend", "address", "ML backend")),
+    Check("webhook", doctor_label_studio.webhook, ("project",)),
+    Check("labelling config", doctor_clicks.labelling_config, ("project",)),
+    Check("images", doctor_clicks.images, ("labelling config",)),
+    Check("encoding", doctor_clicks.encoding, ("database", "project")),
+    Check("way of a click", doctor_clicks.way_of_a_click, ("reach", "images")),
+    Check("ticks", doctor_clicks.ticks, ("database", "project")),
+)
+
+# Kept in each annotator's browser, where no server can look.
+IN_THE_BROWSER = (
+    "Auto-Annotation, below the image, must be on, and the page clicked beside the switch: while "
+    "the switch has the focus, Label Studio does not hear keys.",
+    "Label Studio lets go of the label after each click, and the next click needs one again: "
+    'turn on "Keep label selected after creating a region" in the settings of the labelling page.',
+    "A labelling page that was open while something was mended must be loaded again: it asks the "
+    "backend that was there when it was opened.",
+    "The tick beside a mask must be pressed before Submit; without it only the clicks are saved.",
+)
+
+
+def diagnose(
+    load: Callable[[], Settings],
+    project_id: int | None = None,
+    checks: Sequence[Check] = CHECKS,
+) -> list[Finding]:
+    """Look at everything, in the order of ``checks``; never raises MaskloopError.
+
+    Args:
+        load: gives the settings.
+        project_id: of Label Studio; None: the settings'.
+    """
+    case = Case(load, project_id)
+    findings: list[Finding] = []
+    try:
+        for check in checks:
+            answer = _look(check, case, findings)
+            findings.append(Finding(check.name, answer.state, answer.text))
+    finally:
+        case.close()
+    return findings
+
+
+def _look(check: Check, case: Case, before: list[Finding]) -> Answer:
+    ill = {finding.check for finding in before if finding.state in ("problem", "skipped")}
+    in_the_way = [name for name in check.needs if name in ill]
+    if in_the_way:
+        return Answer("skipped", f"Not looked at; first mend: {', '.join(in_the_way)}.")
+    try:
+        return check.look(case)
+    except MaskloopError as error:  # a sentence that ends in a remedy, as all of ours
+        return problem(str(error))

@@ -1,0 +1,167 @@
+"""``maskloop doctor`` on our own side: settings, database, disc, Redis, workers, backend."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import httpx
+from sqlalchemy.exc import DBAPIError
+
+from pipeline.doctor.case import Answer, Case, advice, ok, problem
+from pipeline.mirror.mongod import ping_mongod
+from pipeline.queue import QUEUES
+from pipeline.record.engine import make_engine
+from pipeline.settings import SETTINGS_FILE
+
+ROOM = 2_000_000_000  # bytes; a few hundred embeddings, a fine-tune's weights and the database
+BACKEND_SECONDS = 10  # a first /ready may have a promoted model to load
+SQLITE = "sqlite:///"
+
+
+def settings(case: Case) -> Answer:
+    """They can be read, and are not just the defaults of a wrong folder."""
+    file = case.settings.home.resolve() / SETTINGS_FILE
+    variables = sum(name.startswith("MASKLOOP_") for name in os.environ)
+    if file.is_file():
+        return ok(f"Read from {file} and {variables} environment variables.")
+    if variables:
+        return ok(f"Read from {variables} environment variables; there is no {file}.")
+    return advice(
+        f"There is no {file} and no MASKLOOP_ variable, so these are the defaults; run this where "
+        "`maskloop up` ran, or name that folder in MASKLOOP_HOME."
+    )
+
+
+def database(case: Case) -> Answer:
+    """It answers and has the newest schema. It is not brought there: looking changes nothing."""
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    from pipeline.record.migrations.runner import alembic_config
+
+    address = case.settings.sql_url
+    if address.startswith(SQLITE) and not Path(address.removeprefix(SQLITE)).is_file():
+        # Opening it would make it.
+        return problem(
+            f"There is no database at {address}; start maskloop, which makes it, or mend "
+            "database_url."
+        )
+    engine = make_engine(case.settings)
+    shown = engine.url.render_as_string()
+    try:
+        with engine.connect() as connection:
+            script = ScriptDirectory.from_config(alembic_config(connection))
+            found = set(MigrationContext.configure(connection).get_current_heads())
+    except DBAPIError as error:
+        reason = str(error.orig).splitlines()[0].strip()
+        return problem(f"{shown} cannot be opened ({reason}); start it or mend database_url.")
+    finally:
+        engine.dispose()
+    known = {revision.revision for revision in script.walk_revisions()}
+    if not found <= known:
+        return problem(
+            f"{shown} was written by a newer maskloop; install that one, or use another database."
+        )
+    if found != set(script.get_heads()):
+        return problem(
+            f"{shown} has the schema of an older maskloop, or none; start maskloop again, which "
+            "brings it up to date."
+        )
+    return ok(f"{shown} answers and has the newest schema.")
+
+
+def disc(case: Case) -> Answer:
+    """The discs under the home and the store have room."""
+    folders = {case.settings.home.resolve()}
+    if "://" not in case.settings.store_address:
+        folders.add(Path(case.settings.store_address).resolve())
+    least = min((shutil.disk_usage(_existing(folder)).free, folder) for folder in folders)
+    free, folder = f"{least[0] / 1e9:.1f} GB", least[1]
+    if least[0] < ROOM:
+        return problem(
+            f"Only {free} are free under {folder}; make room, or move the store with store_url."
+        )
+    return ok(f"{free} are free under {folder}.")
+
+
+def redis(case: Case) -> Answer:
+    """It answers."""
+    waiting = case.runtime.enqueuer.waiting()
+    return ok(f"It answers; messages waiting: {sum(waiting.values())}.")
+
+
+def workers(case: Case) -> Answer:
+    """Every queue has a worker that listens on it."""
+    listening = case.runtime.enqueuer.listening()
+    deaf = sorted(
+        set(QUEUES.values()) - {queue for queues in listening.values() for queue in queues}
+    )
+    if deaf:
+        return problem(
+            f"No worker takes messages from {', '.join(deaf)}; start one with `celery -A "
+            f"workers.app worker -Q {','.join(deaf)}`, or everything with `maskloop up`."
+        )
+    return ok("Every queue has one that takes its messages.")
+
+
+def mongod(case: Case) -> Answer:
+    """FiftyOne's database answers, where one is set. No click depends on it."""
+    fiftyone = case.settings.fiftyone
+    if "database_uri" not in fiftyone.model_fields_set:
+        return Answer("skipped", "Not looked at; fiftyone.database_uri is not set.")
+    ping_mongod(fiftyone.database_uri)
+    return ok("FiftyOne's database answers.")
+
+
+def backend(case: Case) -> Answer:
+    """It answers where Label Studio looks for it, lets the settings' user in, and is ready."""
+    login = case.settings.backend.user, case.settings.backend.password.get_secret_value()
+    url = case.backend_url
+    try:
+        with httpx.Client(base_url=url, timeout=BACKEND_SECONDS, trust_env=False) as http:
+            http.get("/health").raise_for_status()
+            stranger = http.get("/ready")
+            friend = http.get("/ready", auth=login) if login[1] else stranger
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return problem(
+            f"No backend answers at {url} ({error or type(error).__name__}); start it, or mend "
+            "backend.url."
+        )
+    if friend.status_code == httpx.codes.NOT_FOUND:
+        return advice(
+            f"What answers at {url} is not maskloop's own server; mend backend.url, unless a "
+            "label-studio-ml server hosts maskloop there."
+        )
+    if friend.status_code == httpx.codes.UNAUTHORIZED:
+        return problem(
+            f"The backend at {url} refuses the user and password of the settings, so it was "
+            "started with others; start it again with these settings."
+        )
+    if not friend.is_success:
+        return problem(
+            f"The backend at {url} is not ready (status {friend.status_code}: "
+            f"{_field(friend, 'error')}); look at its log."
+        )
+    if login[1] and stranger.is_success:
+        return problem(
+            f"The backend at {url} lets anyone in, though backend.password is set; start it again "
+            "with these settings."
+        )
+    return ok(f"It answers at {url} and serves {_field(friend, 'model_version')}.")
+
+
+def _field(response: httpx.Response, name: str) -> str:
+    try:
+        body: Any = response.json()
+    except ValueError:
+        body = None
+    value = body.get(name) if isinstance(body, dict) else None
+    return str(value or "it says no more").rstrip(".")
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or what of its way there is."""
+    return next(each for each in (folder, *folder.parents) if each.exists())

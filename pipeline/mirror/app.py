@@ -1,0 +1,128 @@
+"""Serve the FiftyOne App: ``python -m pipeline.mirror.app``.
+
+FiftyOne's own launcher starts a server in a child process and ties it to a session in the parent;
+when the parent dies the child lingers and keeps the port. Here its server runs in this process:
+one process, in the foreground, gone with SIGTERM or SIGINT.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import warnings
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from typing import Any
+
+from model.errors import MaskloopError
+from pipeline.errors import ServiceError
+from pipeline.mirror.connection import connect_fiftyone
+from pipeline.mirror.schema import open_dataset
+from pipeline.settings import Settings, load_settings
+
+log = logging.getLogger(__name__)
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+def serve(settings: Settings) -> None:
+    """Serve the App at ``settings.fiftyone`` host and port until SIGTERM or SIGINT.
+
+    The mirrored dataset is opened, and made empty where no mirror has run yet; what a mirror run
+    writes later shows when the page is loaded again.
+
+    Raises:
+        ServiceError: mongod does not answer, or the port is taken.
+    """
+    host, port = settings.fiftyone.host, settings.fiftyone.port
+    _require_free(host, port)
+    os.environ["FIFTYONE_SERVER"] = "1"  # what FiftyOne's launcher tells its server
+    fiftyone = connect_fiftyone(settings)
+    dataset = open_dataset(fiftyone, settings.fiftyone.dataset)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of FiftyOne's own dependencies
+        from fiftyone.server.app import app
+        from fiftyone.server.events import get_state, set_port
+        from hypercorn.asyncio import serve as run
+        from hypercorn.config import Config
+
+    set_port(port)
+    config = Config()
+    config.bind = [f"{host}:{port}"]
+    config.accesslog = None
+    config.graceful_timeout = 1.0  # pages hold a stream open for as long as they are shown
+
+    def refresh() -> None:
+        # The server keeps the dataset as it was when first shown: views that a mirror run saved
+        # since then would be unknown to it, and a link to one would show everything.
+        shown = get_state().dataset
+        if shown is not None and not shown.deleted:
+            shown.reload()
+
+    def show_all() -> None:
+        get_state().view = None  # else the front page is whatever view was opened last
+
+    async def until_told() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        log.info("FiftyOne at http://%s:%d", host, port)
+        fronted = _fronted(app, dataset.slug, refresh, show_all)
+        await run(fronted, config, shutdown_trigger=stop.wait)
+
+    asyncio.run(until_told())
+
+
+def _fronted(app: App, slug: str, refresh: Callable[[], None], show_all: Callable[[], None]) -> App:
+    """``app``, whose front page is the whole dataset instead of a list to choose from, and which
+    calls ``refresh`` whenever a page is opened."""
+
+    async def fronted(scope: Any, receive: Any, send: Any) -> None:
+        path = scope["path"] if scope["type"] == "http" else None
+        if path == "/":
+            show_all()
+            query = b"?" + scope["query_string"] if scope["query_string"] else b""
+            address = b"/datasets/" + slug.encode() + query
+            await send(
+                {"type": "http.response.start", "status": 307, "headers": [(b"location", address)]}
+            )
+            await send({"type": "http.response.body", "body": b""})
+            return
+        if path == "/events":  # the first thing a page asks for
+            await asyncio.to_thread(refresh)
+        await app(scope, receive, send)
+
+    return fronted
+
+
+def _require_free(host: str, port: int) -> None:
+    with closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ServiceError(
+                f"FiftyOne cannot listen on {host}:{port} ({error.strerror}); end what uses that "
+                "port, or change fiftyone.port."
+            ) from None
+
+
+def main() -> None:
+    """Entry of ``python -m pipeline.mirror.app``; a user's mistake is one sentence and exit 1."""
+    try:
+        settings = load_settings()
+        logging.basicConfig(level=settings.log_level)
+        logging.getLogger("fiftyone").propagate = False  # it has a handler of its own
+        serve(settings)
+    except MaskloopError as error:
+        log.error("%s", error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

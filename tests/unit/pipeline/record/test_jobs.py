@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from pipeline.errors import NotEnoughDataError
+from pipeline.record.engine import make_sessions, upgrade
+from pipeline.record.jobs import SILENT_AFTER, JobBusyError, bury_dead, done_by, job, running
+from pipeline.record.tables import Job, now
+from pipeline.settings import Settings
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> sessionmaker[Session]:
+    settings = Settings(home=tmp_path)
+    upgrade(settings)
+    return make_sessions(settings)
+
+
+def only(sessions: sessionmaker[Session]) -> Job:
+    with sessions() as session:
+        return session.query(Job).one()
+
+
+def test_a_job_that_ends_well_is_done_with_its_result(sessions: sessionmaker[Session]) -> None:
+    with job(sessions, "encode") as handle:
+        assert only(sessions).status == "running"
+        handle.progress(3, 10)
+        assert (only(sessions).done, only(sessions).total) == (3, 10)
+        handle.progress(10, 10)
+        handle.result, handle.message = {"encoded": 10}, "All encoded."
+    row = only(sessions)
+    assert (row.status, row.done, row.result, row.message) == (
+        "done",
+        10,
+        {"encoded": 10},
+        "All encoded.",
+    )
+    assert row.finished_at is not None
+
+
+def test_an_error_of_ours_becomes_the_jobs_sentence(sessions: sessionmaker[Session]) -> None:
+    with pytest.raises(NotEnoughDataError), job(sessions, "finetune"):
+        raise NotEnoughDataError("Too little; label more.")
+    assert (only(sessions).status, only(sessions).message) == ("failed", "Too little; label more.")
+
+
+def test_an_unforeseen_error_points_to_the_log(sessions: sessionmaker[Session]) -> None:
+    with pytest.raises(ZeroDivisionError), job(sessions, "finetune"):
+        _ = 1 / 0
+    assert "ZeroDivisionError" in (only(sessions).message or "")
+    assert "worker's log" in (only(sessions).message or "")
+
+
+def test_progress_writes_at_most_now_and_then(sessions: sessionmaker[Session]) -> None:
+    with job(sessions, "encode") as handle:
+        for done in range(100):
+            handle.progress(done, 1000)
+        assert only(sessions).done == 0  # the first call; the others came too soon after it
+
+
+def test_only_one_exclusive_job_runs(sessions: sessionmaker[Session]) -> None:
+    with job(sessions, "finetune", exclusive=True):
+        with (
+            pytest.raises(JobBusyError, match="already running"),
+            job(sessions, "finetune", exclusive=True),
+        ):
+            raise AssertionError("must not start")
+        with job(sessions, "mirror", exclusive=True):
+            pass  # another kind is free
+    with job(sessions, "finetune", exclusive=True):
+        pass
+
+
+def test_a_job_of_a_dead_process_is_buried_at_once(sessions: sessionmaker[Session]) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with sessions.begin() as session:
+        owner = f"{socket.gethostname()}:{ended.pid}"
+        session.add(Job(kind="finetune", status="running", owner=owner))
+    with job(sessions, "finetune", exclusive=True):
+        pass
+    with sessions() as session:
+        dead = session.query(Job).order_by(Job.id).first()
+        assert dead is not None
+        assert (dead.status, dead.finished_at) == ("failed", None)
+
+
+def test_a_job_on_another_machine_is_buried_after_its_silence(
+    sessions: sessionmaker[Session],
+) -> None:
+    with sessions.begin() as session:
+        session.add(Job(kind="finetune", status="running", owner="elsewhere:1"))
+    with sessions.begin() as session:
+        assert bury_dead(session) == 0
+        row = running(session, "finetune")
+        assert row is not None
+        row.seen_at = now() - SILENT_AFTER - timedelta(seconds=1)
+    with sessions.begin() as session:
+        assert bury_dead(session) == 1
+        assert running(session, "finetune") is None
+
+
+def test_a_message_delivered_again_finds_what_it_did(sessions: sessionmaker[Session]) -> None:
+    with job(sessions, "select") as handle:
+        handle.result = {"round": 1, "message": "a"}
+    with sessions() as session:
+        found = done_by(session, "select", "a")
+        assert found is not None
+        assert found.id == handle.id
+        assert done_by(session, "select", "b") is None
+        assert done_by(session, "mirror", "a") is None
