@@ -19,11 +19,10 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
+from model.masks import Mask, iou
 from pipeline.labelstudio.regions import mask_of
 from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
-from pipeline.masks.ops import iou
 
-Mask = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
 

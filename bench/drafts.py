@@ -17,8 +17,9 @@ from sqlalchemy import select
 
 from bench.annotators import PROJECT, Picture, Thing, World, blob, request, save, send
 from bench.backends import Backend, register
+from model.masks import resized
 from pipeline.labelstudio.regions import brush_region, mask_of
-from pipeline.masks.ops import probability_to_png, resized
+from pipeline.masks.ops import probability_to_png
 from pipeline.masks.rle import encode
 from pipeline.record.tables import Interaction, Task
 from pipeline.record.versions import serving

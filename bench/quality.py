@@ -26,12 +26,12 @@ from rich.table import Table
 
 from model.checkpoints.files import default_checkpoint, load
 from model.data.datasets import IGNORE, MaskItem, largest_instance, read_folder
-from model.evaluation.curves import click_curve, iou, summarize
+from model.evaluation.curves import click_curve, summarize
 from model.evaluation.simulation import START_KINDS, box_around, next_click
+from model.masks import Mask, iou
 from model.network.confidence import calibration_error, rank_correlation
 from model.network.segnext import SegNext
 
-Mask = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]
 Curve = npt.NDArray[np.float64]
 

@@ -15,14 +15,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 from label_studio_sdk.converter import brush
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
+from model.masks import Mask
 from pipeline.masks.rle import decode, encode
 
-Mask = NDArray[np.bool_]
 T = TypeVar("T")
 
 

@@ -31,9 +31,9 @@ from model.data.datasets import IGNORE, MaskItem, read_folder
 from model.evaluation.curves import Network, click_curve
 from model.evaluation.simulation import START_KINDS
 from model.inference.second_look import Looker
+from model.masks import Mask
 from model.network.segnext import SegNext
 
-Mask = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]
 
 BANDS = (

@@ -24,10 +24,10 @@ from backend.click.request import (
     words_mark,
 )
 from model.errors import MaskloopError, PromptError
+from model.masks import Mask, resized
 from model.network.prompts import MAX_POINTS
 from pipeline.labelstudio.config import LabelConfig
 from pipeline.labelstudio.regions import label_of, mask_of
-from pipeline.masks.ops import Mask, resized
 from pipeline.masks.outlines import outline
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from model.masks import Mask
 from model.network.prompts import Box, Click, Point, Polygon, Prompt, Scribble
-from pipeline.masks.ops import Mask
 
 Kind = Literal["click", "box", "polygon", "scribble", "text"]
 Place = tuple[float, float]  # (x, y)

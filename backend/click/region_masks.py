@@ -12,10 +12,10 @@ import numpy as np
 
 from backend.click.hints import strokes_mask
 from model.errors import MaskloopError
+from model.masks import Mask, resized
 from model.network.prediction import CANVAS
 from pipeline.labelstudio.config import LabelConfig
 from pipeline.labelstudio.regions import mask_of
-from pipeline.masks.ops import Mask, resized
 from pipeline.storage.cache import Cache
 
 

@@ -22,8 +22,8 @@ from backend.click.session import (
     same_object,
     same_session,
 )
+from model.masks import resized
 from pipeline.labelstudio.regions import label_of
-from pipeline.masks.ops import resized
 from pipeline.record.tables import now
 
 DRAWN = ("polygon", "scribble")  # kinds that are in the draft

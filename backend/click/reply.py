@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.click.prompts import Mark
+from model.masks import Mask
 from pipeline.masks import rle as codec
-from pipeline.masks.ops import Mask, clean, smooth
+from pipeline.masks.ops import clean, smooth
 
 log = logging.getLogger(__name__)
 

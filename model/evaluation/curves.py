@@ -18,20 +18,14 @@ import numpy.typing as npt
 
 from model.data.datasets import IGNORE, MaskItem, largest_instance
 from model.evaluation.simulation import next_click, start_prompt
+from model.masks import Mask, iou
 from model.network.prediction import Prediction
 from model.network.prompts import Prompt
 from model.progress import Progress, silent
 
-Mask = npt.NDArray[np.bool_]
 Curve = npt.NDArray[np.float64]
 MAX_CLICKS = 20
 SCORED = 5  # prompts of an object whose scores are compared with the true IoU
-
-
-def iou(a: Mask, b: Mask) -> float:
-    """Intersection over union of two bool ``[H, W]`` masks; 1 when both are empty."""
-    union = np.count_nonzero(a | b)
-    return 1.0 if union == 0 else float(np.count_nonzero(a & b)) / union
 
 
 def boundary_iou(a: Mask, b: Mask, share: float = 0.02) -> float:

@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from model.masks import Mask
 from model.network.prompts import Box, Click, Point, Polygon, Prompt, Scribble
-
-Mask = npt.NDArray[np.bool_]
 
 START_KINDS = ("click", "box", "polygon", "scribble", "mask")
 OUTLINE_TOLERANCE = 0.02  # of its length: about a dozen corners for most objects

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from model.errors import ExportError
-from model.evaluation.curves import iou
+from model.masks import iou
 from model.network.decoder import PATCH
 from model.network.prompts import Box, Click, Polygon, Prompt
 from model.network.rasterise import prompt_map

@@ -14,17 +14,15 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from model.errors import PromptError
+from model.masks import Mask
 from model.network.embedding import Embedding
 from model.network.prediction import Prediction
 from model.network.prompts import Click, Prompt
 from model.network.segnext import SegNext
 from model.progress import Progress, silent
-
-Mask = npt.NDArray[np.bool_]
 
 BATCH = 32  # clicks between two reports of how far it is; bounds memory too
 OUTSIDE = -10.0  # the logit of a part that was taken out

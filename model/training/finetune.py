@@ -12,17 +12,16 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from model.errors import DatasetError
+from model.masks import Mask
 from model.network.embedding import Embedding, stack
 from model.network.segnext import SegNext
 from model.progress import Progress, silent
 from model.training.episodes import episode_loss
 
-Mask = npt.NDArray[np.bool_]
 Sample = tuple[Embedding, Mask]
 
 

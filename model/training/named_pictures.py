@@ -16,10 +16,10 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from model.data.datasets import IGNORE, MaskItem
 from model.errors import DatasetError
+from model.masks import Mask
 from model.network.embedding import Embedding
 from model.network.prompts import Prompt
 from model.network.segnext import SegNext
@@ -32,8 +32,6 @@ MARKED_SHARE = 0.3  # of words that come with a click, a box or another mark
 SILENT_SHARE = (
     0.3  # of drawings without a word, where the decoder learns along: it must not unlearn
 )
-
-Mask = npt.NDArray[np.bool_]
 
 
 class Picture(Protocol):

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from model.errors import DatasetError
-from model.evaluation.curves import iou
 from model.evaluation.simulation import next_click
+from model.masks import iou
 from model.network.prompts import Prompt
 from model.network.segnext import SegNext
 from model.progress import Progress, silent

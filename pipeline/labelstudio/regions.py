@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import ImageError
+from model.masks import Mask
 from pipeline.errors import RleError
 from pipeline.labelstudio.config import LabelConfig
 from pipeline.labelstudio.template import OUTPUT_TAGS, Output
 from pipeline.masks import rle as codec
-from pipeline.masks.ops import Mask, from_layer_png, to_layer_png
+from pipeline.masks.ops import from_layer_png, to_layer_png
 from pipeline.masks.outlines import outline, parted
 
 SUBPIXEL_BITS = 4  # cv2 takes corners as fixed-point numbers

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from model.errors import ImageError
+from model.masks import Mask
 
-Mask = NDArray[np.bool_]
 MAX_PIXELS = 2**28
 SPECK_SHARE = 0.01  # of the mask's area: islands and holes below it are taken for noise
 
@@ -67,16 +67,6 @@ def probability_from_png(data: bytes) -> NDArray[np.float32]:
     return np.asarray(_open(data).convert("L"), dtype=np.float32) / np.float32(255)
 
 
-def iou(first: Mask, second: Mask) -> float:
-    """Intersection over union of two masks of one shape; 1 when both are empty.
-
-    >>> iou(np.array([[True, True]]), np.array([[True, False]]))
-    0.5
-    """
-    union = np.count_nonzero(first | second)
-    return 1.0 if union == 0 else float(np.count_nonzero(first & second) / union)
-
-
 def clean(mask: Mask, touched: Iterable[tuple[float, float]] = ()) -> Mask:
     """Drop specks and fill pinholes: islands and holes below 1 % of the mask's area.
 
@@ -109,15 +99,6 @@ def clean(mask: Mask, touched: Iterable[tuple[float, float]] = ()) -> Mask:
     tidy = mask.copy()
     tidy[rows, columns] = filled & ~_small_parts(filled, smallest, keep)
     return tidy if tidy.any() else mask.copy()
-
-
-def resized(mask: Mask, shape: tuple[int, ...]) -> Mask:
-    """The mask at another resolution, bool ``shape``: each pixel as the nearest one was."""
-    if mask.shape == shape:
-        return mask
-    values = np.ascontiguousarray(mask).view(np.uint8)
-    size = (shape[1], shape[0])
-    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_NEAREST), np.bool_)
 
 
 def smooth(mask: Mask, radius: int) -> Mask:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.masks.ops import Mask
+from model.masks import Mask
 
 MOST_CORNERS = 1000  # of one path; a page that edits more of them stutters
 MOST_RINGS = 150  # parts, and holes; smaller ones are left out

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from pipeline.masks.ops import Mask
+from model.files import replacing
+from model.masks import Mask
 
 
 @dataclass(frozen=True)
@@ -55,15 +53,8 @@ class MaskFolder:
         return self.folder / name[:2] / f"{name[:40]}.png"
 
 
-def _write(path: Path, part: npt.NDArray[np.bool_]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    # Beside, then renamed: the App may be reading while the mirror runs.
-    handle, beside = tempfile.mkstemp(suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            # 8 bits: FiftyOne takes any value but 0 for the object.
-            Image.fromarray(part.astype(np.uint8) * 255).save(file, format="PNG")
-        os.replace(beside, path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+def _write(path: Path, part: Mask) -> None:
+    # The App may be reading while the mirror runs, so a file is there whole or not at all.
+    with replacing(path, private=True) as file:
+        # 8 bits: FiftyOne takes any value but 0 for the object.
+        Image.fromarray(part.astype(np.uint8) * 255).save(file, format="PNG")

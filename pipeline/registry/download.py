@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from model.errors import CheckpointError
+from model.files import write_file
 from model.progress import Progress, silent
 
 MAX_BYTES = 8_000_000_000  # the largest ViT in single precision is well under half of it
@@ -198,7 +199,7 @@ def _remember(part: Path, response: httpx.Response, total: int | None) -> None:
     _forget(part)  # bytes of an earlier file must never lie beside the validator of this one
     value = _validator(response)
     if value and "content-encoding" not in response.headers:
-        _validator_file(part).write_text(f"{value}\n{total or ''}")
+        write_file(_validator_file(part), f"{value}\n{total or ''}".encode())
 
 
 def _remembered(part: Path) -> tuple[str, int | None]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import Table
 
+from model.files import write_file
 from pipeline.errors import ServiceError, SettingsError
 from pipeline.settings import HOME_VARIABLE, SETTINGS_FILE, Settings, load_settings
 
@@ -150,11 +150,7 @@ def _change(home: Path, change: Callable[[str], str]) -> None:
             path.chmod(0o600)  # an editor may have widened it
         if after == before:
             return
-        # mkstemp makes files of mode 0600: the secrets are never readable by others.
-        handle, temporary = tempfile.mkstemp(dir=home, prefix=f".{SETTINGS_FILE}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(after)
-        os.replace(temporary, path)
+        write_file(path, after.encode(), private=True)
     except TOMLKitError as error:
         raise SettingsError(f"{path} is not valid TOML ({error}); mend or remove it.") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -14,6 +14,7 @@ from celery import Celery
 from redis import Redis
 from redis.exceptions import RedisError
 
+from model.files import write_file
 from pipeline.errors import ServiceError, SettingsError
 from pipeline.mirror.mongod import find_mongod, mongod_command, ping_mongod
 from pipeline.queue import ENCODE_QUEUE, EVENTS_QUEUE, TRAINING_QUEUE
@@ -68,8 +69,7 @@ def redis_service(settings: Settings) -> Service:
         lines.append(f"requirepass {url.password}")
     # A file, not arguments: everybody on the machine may read a command line.
     path = folder / "redis.conf"
-    path.touch(mode=0o600)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_file(path, ("\n".join(lines) + "\n").encode(), private=True)
 
     def ready() -> bool:
         try:

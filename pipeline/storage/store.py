@@ -18,6 +18,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from model.files import write_file
 from pipeline.errors import EmbeddingStoreError, SettingsError
 
 # One plain name: no leading dot, so neither "..", "." nor a hidden file can be meant.
@@ -54,7 +55,7 @@ class Store:
         path = self._path(key)
         with _sentences(f"{key} cannot be written to the store"):
             if self._is_local:
-                _write_whole(Path(path), data)
+                write_file(Path(path), data, private=True)
             else:
                 self._fs.pipe_file(path, data)  # object stores show an upload only when complete
 
@@ -89,7 +90,7 @@ class Store:
                 raise PermissionError(f"{copies} belongs to another user")
             copy = copies / hashlib.sha256(state.encode()).hexdigest() / Path(key).name
             if not copy.exists():
-                _write_whole(copy, bytes(self._fs.cat_file(path)))
+                write_file(copy, bytes(self._fs.cat_file(path)), private=True)
             return copy
 
     def _path(self, key: str) -> str:
@@ -98,22 +99,6 @@ class Store:
                 f"{key[:200]!r} is no key of the store; use plain names joined by '/'."
             )
         return f"{self._root.rstrip('/')}/{key}"
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write beside ``path``, then rename over it: no reader sees half, and no crash leaves it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own, so that two processes writing one key do not write into one file.
-    handle, beside = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

@@ -16,12 +16,13 @@ from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from model.errors import ImageError
+from model.masks import Mask
 from pipeline.errors import ImageSourceError, RleError
 from pipeline.images.catalog import Source, task_image
 from pipeline.labelstudio.client import Json
 from pipeline.labelstudio.config import LabelConfig
 from pipeline.labelstudio.regions import label_of, mask_of
-from pipeline.masks.ops import Mask, to_png
+from pipeline.masks.ops import to_png
 from pipeline.record.engine import lock
 from pipeline.record.tables import Annotation, Image, Region, Round, RoundItem, Task, now
 from pipeline.settings import Settings

@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from model.masks import Mask, iou
 from pipeline.errors import RleError
 from pipeline.masks import rle
-from pipeline.masks.ops import Mask, iou
 from pipeline.record.tables import Effort, Interaction, Region
 
 log = logging.getLogger(__name__)

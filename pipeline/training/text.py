@@ -16,10 +16,11 @@ import numpy as np
 from model.checkpoints.files import save
 from model.data.datasets import read_folder
 from model.errors import CheckpointError, DatasetError
+from model.masks import Mask
 from model.network.embedding import Embedding
 from model.network.segnext import SegNext
 from model.progress import Progress, silent
-from model.training.named_pictures import Mask, Picture, encode_pictures
+from model.training.named_pictures import Picture, encode_pictures
 from model.training.text_evaluation import measure_text
 from model.training.text_training import TextTrainConfig, train_text
 from pipeline.embeddings.tiers import Embeddings

@@ -22,12 +22,12 @@ from pydantic import SecretStr
 from sqlalchemy.orm import Session, sessionmaker
 
 from model.inference.proposals import ProposalConfig
+from model.masks import Mask
 from pipeline.images.source import ImageSource
 from pipeline.labelstudio.client import LabelStudio
 from pipeline.labelstudio.connect import connect
 from pipeline.labelstudio.regions import mask_of
 from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
-from pipeline.masks.ops import Mask
 from pipeline.precompute.propose import propose_project
 from pipeline.record.engine import make_sessions
 from pipeline.runtime import Runtime

@@ -24,7 +24,7 @@ from playwright.sync_api import Browser, Page
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from model.evaluation.curves import iou
+from model.masks import iou
 from pipeline.images.catalog import split_of
 from pipeline.labelstudio.client import LabelStudio
 from pipeline.labelstudio.regions import brush_region, mask_of

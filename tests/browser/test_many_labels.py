@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import ViewportSize
 
+from model.masks import Mask, iou
 from pipeline.labelstudio.regions import mask_of
 from pipeline.labelstudio.template import write_label_config
-from pipeline.masks.ops import Mask, iou
 from tests.browser.labelling import HEIGHT, WIDTH, Loop, loop
 from tests.browser.page import LabelStudioPage, masks_in
 

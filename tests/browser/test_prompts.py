@@ -12,9 +12,9 @@ from PIL import Image
 from sqlalchemy import select
 
 from model.checkpoints.files import save
+from model.masks import Mask, iou
 from pipeline.labelstudio.regions import mask_of
 from pipeline.labelstudio.template import write_label_config
-from pipeline.masks.ops import Mask, iou
 from pipeline.record.tables import Interaction, Region
 from tests.browser.labelling import (
     HEIGHT,

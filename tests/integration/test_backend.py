@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from model.checkpoints import files as checkpoints
 from model.inference import second_look
+from model.masks import iou
 from model.network.embedding import Embedding
 from model.network.prediction import Window
 from model.network.prompts import Box, Click, Prompt
 from model.network.segnext import SegNext
 from pipeline.labelstudio.regions import mask_of
-from pipeline.masks.ops import clean, iou
+from pipeline.masks.ops import clean
 from pipeline.settings import Settings
 from tests.editor import (
     AROUND_BALL,

@@ -15,10 +15,10 @@ from sqlalchemy.orm import Session
 from backend.click import session
 from backend.tasks import batch as stored
 from backend.tasks import page_notice as standing
+from model.masks import Mask, iou
 from model.network.segnext import SegNext
 from pipeline.labelstudio.regions import mask_of
 from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG, write_label_config
-from pipeline.masks.ops import Mask, iou
 from pipeline.record.tables import Embedding, Interaction, Task
 from pipeline.settings import Settings
 from tests.editor import (

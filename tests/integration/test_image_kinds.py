@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model.masks import iou
 from pipeline.labelstudio.regions import mask_of
-from pipeline.masks.ops import iou
 from pipeline.settings import Settings
 from tests.editor import (
     BALL,

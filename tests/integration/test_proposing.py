@@ -16,8 +16,8 @@ from PIL import Image
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from model.evaluation.curves import iou
 from model.inference.proposals import Proposal, ProposalConfig
+from model.masks import iou
 from pipeline.cli import app as cli
 from pipeline.labelstudio.client import Json, LabelStudio
 from pipeline.labelstudio.regions import label_of, mask_of

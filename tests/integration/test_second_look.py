@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import create_engine, func, select
 
+from model.masks import iou
 from model.network.segnext import SegNext
-from pipeline.masks.ops import iou
 from pipeline.record.tables import Embedding
 from pipeline.settings import ModelSettings, Settings
 from tests.editor import Editor, backend, box, click, disk, save, settings_for

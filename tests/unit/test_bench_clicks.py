@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench import annotators, baselines, clicks, drafts, network
-from model.evaluation.curves import iou
+from model.masks import iou
 from pipeline.labelstudio.regions import brush_region
 from pipeline.masks.rle import encode
 

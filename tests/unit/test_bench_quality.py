@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench.quality import grabcut_from_box, grabcut_from_clicks, main
-from model.evaluation.curves import iou
+from model.masks import iou
 from tests.shapes import write_folder
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from backend.click.prompts import Mark
 from backend.click.reply import ENVELOPE_BYTES, json_bytes, shape_reply
-from pipeline.masks.ops import iou
+from model.masks import iou
 from pipeline.masks.rle import decode, encode
 
 

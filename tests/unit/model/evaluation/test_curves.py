@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from model.evaluation.curves import boundary_iou, click_curve, clicks_to_reach, iou, summarize
+from model.evaluation.curves import boundary_iou, click_curve, clicks_to_reach, summarize
+from model.masks import iou
 from model.network.prompts import Prompt
 
 

@@ -10,9 +10,10 @@ import numpy.typing as npt
 import pytest
 
 from model.checkpoints.files import default_checkpoint, load
-from model.evaluation.curves import click_curve, iou
+from model.evaluation.curves import click_curve
 from model.evaluation.simulation import START_KINDS, start_prompt
 from model.inference.second_look import Looker, Sight
+from model.masks import iou
 from model.network.prompts import Click, Prompt
 
 TINY, LARGE = (100, 100), (4000, 6000)

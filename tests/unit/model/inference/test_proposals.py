@@ -9,8 +9,8 @@ import torch
 
 from model.checkpoints import files as checkpoints
 from model.errors import PromptError
-from model.evaluation.curves import iou
 from model.inference.proposals import Proposal, ProposalConfig, distinct, grid_clicks, propose
+from model.masks import iou
 from model.network.embedding import Embedding
 from model.network.prediction import Prediction
 from model.network.prompts import Click

@@ -15,8 +15,8 @@ from PIL import Image
 from model.checkpoints.files import load, save
 from model.data.datasets import read_folder
 from model.errors import CheckpointError, DatasetError
-from model.evaluation.curves import iou
 from model.evaluation.simulation import next_click
+from model.masks import iou
 from model.network.prompts import Click, Prompt
 from model.network.segnext import SegNext
 from model.training.named_pictures import FolderPicture, Words, draw, encode_pictures

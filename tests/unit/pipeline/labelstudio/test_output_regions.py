@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis.extra import numpy as npst
 from scipy.ndimage import distance_transform_edt
 
+from model.masks import Mask, iou
 from pipeline.labelstudio.config import LabelConfig, read_label_config
 from pipeline.labelstudio.regions import (
     brush_region,
@@ -20,7 +21,6 @@ from pipeline.labelstudio.regions import (
     same_drawing,
 )
 from pipeline.labelstudio.template import OUTPUT_TAGS, Output
-from pipeline.masks.ops import Mask, iou
 from pipeline.masks.rle import encode
 
 HEIGHT, WIDTH = 120, 200

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.errors import ImageError
+from model.masks import iou, resized
 from pipeline.masks.ops import (
     clean,
     from_layer_png,
     from_png,
-    iou,
     probability_from_png,
     probability_to_png,
-    resized,
     smooth,
     to_png,
 )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
-from pipeline.masks.ops import Mask
+from model.masks import Mask
 from pipeline.masks.outlines import MOST_CORNERS, outline
 
 Points = NDArray[np.float64]
