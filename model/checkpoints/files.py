@@ -31,6 +31,23 @@ def default_checkpoint() -> Path:
     return Path(__file__).parents[1] / "weights" / "small.safetensors"
 
 
+def load_model(path: str | Path | None = None, device: str = "cpu") -> SegNext:
+    """Build the network of a checkpoint, ready to answer prompts.
+
+    Args:
+        path: a checkpoint in our format or the released one; None: the weights that ship with the
+            package.
+        device: torch device, such as ``cpu`` or ``cuda``.
+
+    Returns:
+        The network in float32 and evaluation mode.
+
+    Raises:
+        CheckpointError: as ``load``.
+    """
+    return load(default_checkpoint() if path is None else Path(path), device)
+
+
 def save(model: SegNext, path: Path, *, exact: bool = False) -> None:
     """Write ``to_bytes`` to a file. Atomic: a reader never sees half a file."""
     data = to_bytes(model, exact=exact)
