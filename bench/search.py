@@ -26,6 +26,7 @@ from rich.table import Table
 from model.checkpoints.files import default_checkpoint, load
 from model.data.datasets import read_folder
 from model.evaluation.curves import evaluate_folder
+from model.files import write_file
 from model.network.segnext import SegNext
 from model.training.recipe import DataSource, Recipe
 from model.training.train import train
@@ -95,7 +96,6 @@ def at_size(size: int, checkpoint: Path, out: Path, data: Path, limit: int | Non
         return
     model = load(checkpoint)
     model.config = replace(model.config, size=size)
-    report.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     curves = measure(model, data, limit)
     found = {"name": SIZE.format(size), "seconds": round(time.monotonic() - began, 1), "targets": 0}
@@ -107,9 +107,7 @@ def _parameters(model: SegNext) -> int:
 
 
 def _write(report: Path, found: dict[str, Any]) -> None:
-    scratch = report.with_suffix(".tmp")
-    scratch.write_text(json.dumps(found))
-    scratch.replace(report)
+    write_file(report, json.dumps(found).encode())
 
 
 def rows(out: Path, base: str) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from model.checkpoints.released import MAGIC, read_released
 from model.errors import CheckpointError
+from model.files import write_file
 from model.network.config import SegNextConfig
 from model.network.segnext import SegNext
 
@@ -49,12 +49,12 @@ def load_model(path: str | Path | None = None, device: str = "cpu") -> SegNext:
 
 
 def save(model: SegNext, path: Path, *, exact: bool = False) -> None:
-    """Write ``to_bytes`` to a file. Atomic: a reader never sees half a file."""
-    data = to_bytes(model, exact=exact)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_bytes(data)
-    os.replace(scratch, path)
+    """Write ``to_bytes`` to a file, which a reader sees whole or not at all.
+
+    Raises:
+        OSError: the file system refused it; what was at ``path`` is still there.
+    """
+    write_file(path, to_bytes(model, exact=exact))
 
 
 def to_bytes(model: SegNext, *, exact: bool = False) -> bytes:

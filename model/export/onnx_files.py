@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
-import os
+import shutil
 import tempfile
 import warnings
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from model.errors import ExportError
 from model.export.check import Agreement, compare
 from model.export.decoder import PromptDecoder
+from model.files import replacing
 from model.network.block import Block
 from model.network.segnext import MULTIPLE, SegNext
 
@@ -77,8 +79,12 @@ def export(model: SegNext, folder: Path) -> Exported:
             encoder, decoder = Path(scratch) / ENCODER, Path(scratch) / DECODER
             _write_both(_plain(model), encoder, decoder)
             agreement = compare(_plain(model), encoder, decoder)
-            for made in (encoder, decoder):
-                os.replace(made, folder / made.name)
+            # Both names change at the very end: a full disk leaves neither file.
+            with ExitStack() as files:
+                for made in (encoder, decoder):
+                    target = files.enter_context(replacing(folder / made.name))
+                    with made.open("rb") as source:
+                        shutil.copyfileobj(source, target)
     except OSError as error:
         raise ExportError(
             f"{folder} cannot be written ({error.strerror}); give another folder."
