@@ -36,6 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import plain
 from model.checkpoints.files import default_checkpoint, load
 from model.inference import precision
+from model.masks import iou
 from model.network.config import SegNextConfig
 from model.network.embedding import Embedding
 from model.network.prompts import Box, Click, Prompt
@@ -220,8 +221,8 @@ def against_plain(released: Subject, repeats: int) -> Table_:
         "encode_plain_s": seconds(lambda: encoded.append(plain.encode(exact, photo))),
         "features_apart": float((encoded[0].features - embedding.features).abs().max()),
         "probabilities_apart": float(np.abs(plainly - ours.full()).max()),
-        "iou_fp32": _iou(plainly > threshold, ours.mask()),
-        "iou_auto": _iou(plainly > threshold, serving.decode(embedding, first).mask()),
+        "iou_fp32": iou(plainly > threshold, ours.mask()),
+        "iou_auto": iou(plainly > threshold, serving.decode(embedding, first).mask()),
     }
 
 
@@ -232,8 +233,8 @@ def agreement(each: Subject) -> Table_:
         embedding, lower = each.exact.encode(photo), each.low.encode(photo)
         for prompt in each.prompts:
             mask = each.exact.decode(embedding, prompt).mask()
-            both.append(_iou(mask, each.low.decode(lower, prompt).mask()))
-            decoded.append(_iou(mask, each.low.decode(embedding, prompt).mask()))
+            both.append(iou(mask, each.low.decode(lower, prompt).mask()))
+            decoded.append(iou(mask, each.low.decode(embedding, prompt).mask()))
     return {
         "network": each.name,
         "blocks": _short(LOW),
@@ -261,10 +262,6 @@ def seconds(work: Callable[[], object]) -> float:
 
 def median(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(seconds(work) for _ in range(repeats))
-
-
-def _iou(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
-    return float((first & second).sum() / max((first | second).sum(), 1))
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -28,7 +28,7 @@ from model.checkpoints.files import default_checkpoint, load
 from model.data.datasets import IGNORE, MaskItem, largest_instance, read_folder
 from model.evaluation.curves import click_curve, summarize
 from model.evaluation.simulation import START_KINDS, box_around, next_click
-from model.masks import Mask, iou
+from model.masks import Mask, iou, resized
 from model.network.confidence import calibration_error, rank_correlation
 from model.network.segnext import SegNext
 
@@ -135,8 +135,7 @@ def _shrunk(image: Pixels, target: Mask) -> tuple[Pixels, Mask]:
     scale = min(1.0, GRABCUT_SIDE / max(target.shape))
     size = (max(round(target.shape[1] * scale), 1), max(round(target.shape[0] * scale), 1))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    nearest = cv2.resize(target.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    return np.asarray(small, np.uint8), np.asarray(nearest, np.bool_)
+    return np.asarray(small, np.uint8), resized(target, (size[1], size[0]))
 
 
 def draw_curves(means: dict[str, Curve], path: Path) -> None:

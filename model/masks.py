@@ -1,4 +1,4 @@
-"""What every part of maskloop means by a mask, and how alike two masks are."""
+"""The type of a mask, how alike two masks are, and masks at another resolution."""
 
 from __future__ import annotations
 
@@ -20,9 +20,20 @@ def iou(first: Mask, second: Mask) -> float:
 
 
 def resized(mask: Mask, shape: tuple[int, ...]) -> Mask:
-    """A mask, bool ``[H, W]``, at the resolution ``shape``: each pixel as the nearest one was."""
+    """A mask, bool ``[H, W]``, at the resolution ``shape``, by its nearest pixels."""
     if mask.shape == shape:
         return mask
     values = np.ascontiguousarray(mask).view(np.uint8)
     size = (shape[1], shape[0])
     return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_NEAREST), np.bool_)
+
+
+def resized_by_area(mask: Mask, shape: tuple[int, ...]) -> Mask:
+    """A mask, bool ``[H, W]``, at the resolution ``shape``: where it shrinks, a pixel belongs to it
+    when at least half of the area that the pixel covers did."""
+    shares = cv2.resize(
+        np.ascontiguousarray(mask).view(np.uint8) * np.uint8(255),
+        (shape[1], shape[0]),
+        interpolation=cv2.INTER_AREA,
+    )
+    return np.asarray(shares > 127)

@@ -1,6 +1,6 @@
 """Checks our network against arrays the reference network made.
 
-    python -m model.parity CHECKPOINT.pth FIXTURE.npz
+    python -m model.export.parity CHECKPOINT.pth FIXTURE.npz
 
 A fixture holds, per image size ``HxW``: ``HxW/image`` (uint8 ``[H, W, 3]``), ``HxW/image_feats``
 (float32 ``[1, C, G, G]``), ``HxW/clicks_positive_row_col`` (int or float ``[n, 3]``, in order) and
@@ -86,7 +86,7 @@ def tolerance(name: str) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the largest difference per array; 0 when all are within tolerance, else 1 or 2."""
-    parser = argparse.ArgumentParser(prog="python -m model.parity", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m model.export.parity", description=main.__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("fixture", type=Path)
     paths = parser.parse_args(arguments)

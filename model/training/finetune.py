@@ -1,26 +1,25 @@
-"""Fine-tunes everything but the encoder, on embeddings alone.
+"""Fine-tunes everything but the image encoder, on stored embeddings alone.
 
-Minutes instead of hours, and no stored embedding goes stale.
+This takes minutes instead of hours, and stored embeddings stay valid.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
-from torch import nn
 
 from model.errors import DatasetError
-from model.masks import Mask
+from model.masks import Mask, resized_by_area
 from model.network.embedding import Embedding, stack
 from model.network.segnext import SegNext
 from model.progress import Progress, silent
+from model.training.chance import seeded, step_seed
 from model.training.episodes import episode_loss
+from model.training.optimisation import clip_gradients, follow, schedule
 
 Sample = tuple[Embedding, Mask]
 
@@ -33,8 +32,9 @@ class FineTuneConfig:
         steps: optimiser steps.
         batch: samples drawn for one step.
         learning_rate: peak; warms up over a tenth of the steps, then falls along a cosine.
+        weight_decay: of AdamW.
         ema: decay of the averaged weights, which are the ones returned.
-        seed: of sampling and simulated clicks.
+        seed: 0 or more; decides which samples are drawn, the simulated prompts, and the dropout.
     """
 
     steps: int = 300
@@ -53,10 +53,13 @@ def finetune(
 ) -> SegNext:
     """Train a copy of ``model`` on accepted masks.
 
+    The same model, samples and config give the same weights on one machine. The caller's PyTorch
+    random state is left as it was.
+
     Args:
         model: the base; left as it is.
         samples: an image's embedding and one accepted mask, bool ``[H, W]`` at the original size.
-        config: how.
+        config: how to train.
         progress: called after each step.
 
     Returns:
@@ -85,21 +88,18 @@ def finetune(
             options["lr"] = config.learning_rate * schedule(step, config.steps)
         chosen = rng.choice(usable, config.batch, replace=len(usable) < config.batch)
         optimizer.zero_grad(set_to_none=True)
-        # Images of different shapes do not stack: each shape is a part of the step.
+        # Images of different shapes cannot be stacked: each shape is one part of the step.
         shapes: dict[tuple[int, ...], list[Sample]] = {}
         for i in chosen.tolist():
             embedding = samples[i][0]  # read once: it may come from a store
             group = shapes.setdefault(tuple(embedding.features.shape), [])
             group.append((embedding, targets[i]))
-        for drawn in shapes.values():
-            (_loss(tuned, drawn, rng) * (len(drawn) / config.batch)).backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        with seeded(step_seed(config.seed, step), model.device):
+            for drawn in shapes.values():
+                (_loss(tuned, drawn, rng) * (len(drawn) / config.batch)).backward()
+        clip_gradients(parameters)
         optimizer.step()
-        decay = min(config.ema, (step + 1) / (step + 10))
-        with torch.no_grad():
-            pairs = zip(average.decoder_parameters(), parameters, strict=True)
-            for slow, fast in pairs:
-                slow.lerp_(fast, 1 - decay)
+        follow(zip(average.decoder_parameters(), parameters, strict=True), config.ema, step)
         progress(step + 1, config.steps)
     for parameter in average.parameters():
         parameter.requires_grad_(True)
@@ -107,26 +107,18 @@ def finetune(
 
 
 def _loss(model: SegNext, drawn: list[Sample], rng: np.random.Generator) -> torch.Tensor:
-    """The episode loss of samples of one shape, their masks at the network's input size."""
+    """The episode loss, a scalar, of samples of one shape, their masks at the input size."""
     features, skips = stack([embedding for embedding, _ in drawn], model.device)
-    masks = np.stack([mask for _, mask in drawn])
-    unknown = np.zeros_like(masks)  # where other objects are is not recorded here
-    return episode_loss(model, features, skips, masks, np.ones_like(masks), unknown, rng)
+    masks = np.stack([mask for _, mask in drawn])  # [B, H, W]
+    others = np.zeros_like(masks)  # where other objects are is not recorded here
+    return episode_loss(model, features, skips, masks, np.ones_like(masks), others, rng)
 
 
 def _at_input_size(model: SegNext, embedding: Embedding, mask: Mask) -> Mask:
+    """The mask, bool ``[H, W]`` of the image, at the network's input size."""
     if mask.shape != embedding.image_size:
         raise DatasetError(
             f"A mask of {mask.shape} does not fit its image of {embedding.image_size}; "
             "take the snapshot again."
         )
-    height, width = model.input_size(embedding.image_size)
-    resized = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(resized > 0)
-
-
-def schedule(step: int, steps: int) -> float:
-    """The learning rate of a step, as a share of the peak: warms up over a tenth of the steps, then
-    falls along a cosine."""
-    warm = min(1.0, (step + 1) / max(steps // 10, 1))
-    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    return resized_by_area(mask, model.input_size(embedding.image_size))

@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass as checked
 from model.data.datasets import MaskItem, read_folder
 from model.errors import RecipeError
 from model.network.config import SMALL, SegNextConfig
-from model.training.episodes import KINDS
+from model.training.first_prompts import KINDS
 
 
 @checked(frozen=True, config={"extra": "forbid"})

@@ -1,15 +1,14 @@
 """Trains a text branch on pictures whose objects have names; the rest of the network stays as is.
 
-Every picture is encoded once and kept on the disk meanwhile, so a step costs a few decodings. What
-is said and meant stands in ``model.training.named_pictures``; then clicks correct the answer, as in
-every episode.
+Every picture is encoded once and its embedding kept on disk, so a step costs only a few decodings.
+``model.training.named_pictures`` draws the targets and their first prompts; then clicks correct the
+answer, as in every episode.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,20 +18,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.errors import UNREADABLE, CheckpointError
+from model.files import replacing
 from model.network.embedding import stack
 from model.network.prompts import Prompt
 from model.network.segnext import SegNext
 from model.network.text import TextBranch
 from model.network.text_tower import tower_dim
 from model.progress import Progress, silent
+from model.training.chance import seeded, step_seed
 from model.training.episodes import corrected_loss
-from model.training.finetune import schedule
-from model.training.named_pictures import Drawing, Picture, Words, draw
+from model.training.named_pictures import Draw, Picture, Words, draw
+from model.training.optimisation import clip_gradients, follow, schedule
 
-# Words lie far apart in the small tower from the start; at the full rate they fell together.
+# Share of the learning rate for the small tower. Its words lie far apart from the start, and at the
+# full rate they collapsed into one point.
 TOWER_SCALE = 0.1
 
 Pairs = Sequence[tuple[Tensor, Tensor]]  # averaged and learning weights
@@ -45,12 +47,14 @@ class TextTrainConfig:
     Attributes:
         tower: what turns words into a vector, as in ``SegNextConfig.text_tower``.
         depth: cross-attention blocks of the branch.
-        steps: optimiser steps; ``batch`` drawings each.
+        steps: optimiser steps.
+        batch: targets drawn for one step.
         learning_rate: peak; warms up over a tenth of the steps, then falls along a cosine.
-        decoder: the decoder learns along, at this share of the rate. With 0 masks of prompts that
-            have no text stay what they were, bit for bit.
+        decoder: share of the rate at which the decoder learns as well. With 0, prompts without
+            text are answered as before, bit for bit.
         ema: decay of the averaged weights, which are the ones that are kept.
-        save_every: steps between two states that a killed run goes on from.
+        seed: 0 or more; of everything that is drawn.
+        save_every: steps between two saved states, from which a killed run goes on.
     """
 
     tower: str = "small"
@@ -71,19 +75,24 @@ def train_text(
     state: Path,
     progress: Progress = silent,
 ) -> SegNext:
-    """Give a copy of ``base`` a text branch, or go on with what ``state`` holds.
+    """Give a copy of ``base`` a text branch, or continue the run that ``state`` holds.
+
+    What is drawn depends on the config's seed alone, and the caller's PyTorch random state is left
+    as it was.
 
     Args:
-        base: left as it is. A text branch that it has is trained on where tower and depth are those
-            of ``config``, else replaced.
+        base: left as it is. Its own text branch, if it has one, is trained further where its tower
+            and depth are those of ``config``; else it is replaced.
         pictures: what is learned from.
-        state: file that a killed run goes on from.
+        config: how to train.
+        state: file from which a killed run goes on.
+        progress: called after each step.
 
     Returns:
         A new network in evaluation mode with the same encoder, bit for bit.
 
     Raises:
-        CheckpointError: the tower cannot be had, or the state is another run's.
+        CheckpointError: the tower's weights cannot be had, or the state is of another run.
         DatasetError: a mask cannot be read.
     """
     vocabulary = sorted({name for picture in pictures for name in picture.names})
@@ -97,32 +106,29 @@ def train_text(
     both = zip(average.parameters(), model.parameters(), strict=True)
     pairs = [(slow, fast) for slow, fast in both if fast.requires_grad]
     start = _resume(state, run, pairs, optimizer)
-    with torch.random.fork_rng(devices=[]):
-        for step in range(start, config.steps):
-            # A step's chance depends on its number alone: a resumed run sees what an unbroken
-            # one would.
-            rng = np.random.default_rng((config.seed, step))
-            torch.manual_seed(config.seed + step)
-            for group in optimizer.param_groups:
-                rate = config.learning_rate * schedule(step, config.steps)
-                group["lr"] = rate * group["scale"]
-            optimizer.zero_grad(set_to_none=True)
-            chosen = rng.choice(len(pictures), config.batch, replace=len(pictures) < config.batch)
-            drawn = [draw(model, pictures[i], words, config.decoder > 0, rng) for i in chosen]
+    for step in range(start, config.steps):
+        # What a step draws depends only on the seed and its number: a resumed run sees what an
+        # unbroken one would.
+        rng = np.random.default_rng((config.seed, step))
+        for group in optimizer.param_groups:
+            rate = config.learning_rate * schedule(step, config.steps)
+            group["lr"] = rate * group["scale"]
+        optimizer.zero_grad(set_to_none=True)
+        chosen = rng.choice(len(pictures), config.batch, replace=len(pictures) < config.batch)
+        drawn = [draw(model, pictures[i], words, config.decoder > 0, rng) for i in chosen]
+        with seeded(step_seed(config.seed, step), model.device):
             _backward(model, drawn, rng)
-            nn.utils.clip_grad_norm_([fast for _, fast in pairs], 1.0)
-            optimizer.step()
-            with torch.no_grad():
-                for slow, fast in pairs:
-                    slow.lerp_(fast, 1 - min(config.ema, (step + 1) / (step + 10)))
-            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-                _save_state(state, run, pairs, optimizer, step + 1)
-            progress(step + 1, config.steps)
+        clip_gradients([fast for _, fast in pairs])
+        optimizer.step()
+        follow(pairs, config.ema, step)
+        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+            _save_state(state, run, pairs, optimizer, step + 1)
+        progress(step + 1, config.steps)
     return average.eval().requires_grad_(True)
 
 
 def with_branch(base: SegNext, config: TextTrainConfig) -> SegNext:
-    """A copy of ``base`` with a text branch that starts as ``base``'s own, or says nothing yet."""
+    """A copy of ``base`` with a text branch: its own, or a new one that changes no answer."""
     shape = replace(
         base.config,
         text_tower=config.tower,
@@ -131,22 +137,22 @@ def with_branch(base: SegNext, config: TextTrainConfig) -> SegNext:
     )
     grown = copy.deepcopy(base)
     if shape != base.config:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+        with seeded(config.seed):
             grown.text_branch = TextBranch(shape).to(base.device)
         grown.config = shape
         grown.text_branch.remember_tower()
     return grown.eval()
 
 
-def _backward(model: SegNext, drawn: Sequence[Drawing], rng: np.random.Generator) -> None:
-    # Images of different shapes do not stack: each shape is a part of the step.
-    shapes: dict[tuple[int, ...], list[Drawing]] = {}
+def _backward(model: SegNext, drawn: Sequence[Draw], rng: np.random.Generator) -> None:
+    """Add the gradients of one step."""
+    # Images of different shapes cannot be stacked: each shape is one part of the step.
+    shapes: dict[tuple[int, ...], list[Draw]] = {}
     for each in drawn:
         shapes.setdefault(tuple(each.embedding.features.shape), []).append(each)
     for alike in shapes.values():
         features, skips = stack([each.embedding for each in alike], model.device)
-        targets = np.stack([each.target for each in alike])
+        targets = np.stack([each.target for each in alike])  # [B, H, W]
         known = np.stack([each.known for each in alike])
         prompts = [each.prompt for each in alike]
         loss = corrected_loss(model, features, skips, targets, known, prompts, rng)
@@ -161,8 +167,14 @@ def _coarse_loss(
     known: npt.NDArray[np.bool_],
     prompts: Sequence[Prompt],
 ) -> Tensor:
-    """How far the branch's own idea of where the word's things are is off. It teaches the branch
-    long before the decoder understands what the branch adds."""
+    """How wrong the branch's own guess is of where the named objects are: a scalar.
+
+    It teaches the branch long before the decoder understands what the branch adds.
+
+    Args:
+        features: ``[B, C, h, w]``.
+        targets, known: bool ``[B, H, W]`` at the network's input size.
+    """
     text = model.text_vectors(prompts)
     if text is None or model.text_branch is None:
         return features.new_zeros(())
@@ -179,7 +191,7 @@ def _coarse_loss(
 
 
 def _learning(model: SegNext, config: TextTrainConfig) -> list[dict[str, Any]]:
-    """The optimiser's groups; everything else is frozen."""
+    """The optimiser's groups; everything outside them is frozen."""
     assert model.text_branch is not None
     model.requires_grad_(False)
     model.text_branch.requires_grad_(True)
@@ -202,6 +214,7 @@ def _learning(model: SegNext, config: TextTrainConfig) -> list[dict[str, Any]]:
 
 
 def _identity(base: SegNext, pictures: Sequence[Picture], config: TextTrainConfig) -> str:
+    """A digest of everything that decides what a run learns; another run's state is refused."""
     digest = hashlib.sha256(repr((config, base.config)).encode())
     for picture in pictures:
         digest.update(repr((picture.key, tuple(picture.names))).encode())
@@ -213,19 +226,18 @@ def _identity(base: SegNext, pictures: Sequence[Picture], config: TextTrainConfi
 def _save_state(
     path: Path, run: str, pairs: Pairs, optimizer: torch.optim.Optimizer, step: int
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
     state: Mapping[str, object] = {
         "run": run,
         "step": step,
         "weights": [(slow.detach(), fast.detach()) for slow, fast in pairs],
         "optimizer": optimizer.state_dict(),
     }
-    torch.save(state, scratch)
-    os.replace(scratch, path)
+    with replacing(path) as file:
+        torch.save(state, file)
 
 
 def _resume(path: Path, run: str, pairs: Pairs, optimizer: torch.optim.Optimizer) -> int:
+    """How many steps a saved state had done, after taking it over; 0 where there is none."""
     if not path.is_file():
         return 0
     remedy = f"remove {path.parent} to start again."

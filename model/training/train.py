@@ -1,6 +1,6 @@
 """Trains a network of the small kind by a recipe: ``maskloop train default``.
 
-Each image of a step is encoded once for many targets. A killed run goes on from ``RUN/state.pt`` to
+Each image of a step is encoded once for many targets. A killed run goes on from ``RUN/state.pt`` at
 the step it had reached; ``RUN/log.csv`` holds its curves and ``RUN/model.safetensors`` the averaged
 weights. Under torchrun the images of a step are spread over its processes.
 """
@@ -8,40 +8,42 @@ weights. Under torchrun the images of a step are spread over its processes.
 from __future__ import annotations
 
 import copy
-import csv
-import math
-import os
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
 
 from model.checkpoints.files import load, save
-from model.data.crops import MIN_AREA, Crop, make_crop
-from model.data.datasets import MaskItem
-from model.errors import UNREADABLE, CheckpointError, DatasetError
+from model.data.crops import Crop
+from model.errors import UNREADABLE, CheckpointError
 from model.evaluation.curves import evaluate_folder, summarize
 from model.network.config import SegNextConfig
 from model.network.segnext import SegNext
 from model.progress import Progress, silent
+from model.training.batches import batches
+from model.training.chance import seeded, step_seed
 from model.training.distributed import Team, join_team
 from model.training.episodes import episode_loss
+from model.training.optimisation import clip_gradients, follow, long_schedule
 from model.training.recipe import Recipe
+from model.training.run_folder import Log, resume, save_state
 
-MOST_DRAWS = 100  # crops tried for each one wanted
-COLUMNS = ("step", "loss", "learning_rate", "seconds", "waited", "miou1", "miou5")
+VALIDATION_CLICKS = 5
+# A click's disk covers a third of a patch, so weights of the usual size would hardly let the
+# network see a prompt at first.
+PROMPT_GAIN = 4
 
 
 def train(recipe: Recipe, out: Path, device: str = "cpu", progress: Progress = silent) -> SegNext:
-    """Train, or go on with what ``out`` holds.
+    """Train a network, or continue the run that ``out`` holds.
+
+    What is drawn depends on the recipe's seed alone, and the caller's PyTorch random state is left
+    as it was.
 
     Args:
-        recipe: how.
+        recipe: how to train.
         out: folder of the run.
         device: torch device.
         progress: called after each step, in the leading process only.
@@ -59,20 +61,21 @@ def train(recipe: Recipe, out: Path, device: str = "cpu", progress: Progress = s
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = copy.deepcopy(model).eval()
         optimizer = _optimizer(model, recipe)
-        start = _resume(out / "state.pt", model, average, optimizer)
+        start = resume(out / "state.pt", model, average, optimizer)
         model.train()
-        log = _Log(out / "log.csv")
-        for step, crops in enumerate(log.waiting(_batches(recipe, start, team)), start=start):
-            rate = _rate(step, recipe)
+        log = Log(out / "log.csv")
+        for step, crops in enumerate(log.waiting(batches(recipe, start, team.rank)), start=start):
+            rate = recipe.learning_rate * long_schedule(step, recipe.steps, recipe.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
-            loss = _loss(model, crops, recipe, step, team)
+            with seeded(step_seed(recipe.seed, step, team.rank), team.device):
+                loss = _loss(model, crops, recipe, step, team)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             team.mean_gradients(model.parameters())
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            clip_gradients(model.parameters())
             optimizer.step()
-            _follow(average, model, min(recipe.ema, (step + 1) / (step + 10)))
+            follow(zip(average.parameters(), model.parameters(), strict=True), recipe.ema, step)
             log.loss(float(loss.detach()))
             if not team.leads:
                 continue
@@ -81,8 +84,8 @@ def train(recipe: Recipe, out: Path, device: str = "cpu", progress: Progress = s
                 save(average, out / "model.safetensors")
                 measure = ended or (step + 1) % recipe.validate_every == 0
                 log.write(step + 1, rate, _validate(average, recipe) if measure else {})
-                # Last: what a kill before it leaves undone is done again.
-                _save_state(out / "state.pt", model, average, optimizer, step + 1)
+                # Saved last: a run that is killed before this repeats the work above.
+                save_state(out / "state.pt", model, average, optimizer, step + 1)
             progress(step + 1, recipe.steps)
     return average
 
@@ -106,20 +109,22 @@ def load_backbone(model: SegNext, path: Path) -> None:
 
 
 def _start(recipe: Recipe) -> SegNext:
-    torch.manual_seed(recipe.seed)
+    """The network before the first step; every process builds the same one."""
     config = recipe.config
-    model = SegNext(config)
+    with seeded(recipe.seed):
+        model = SegNext(config)
     if recipe.weights is not None:
         model.load_state_dict(_of_shape(config, recipe.weights).state_dict())
     else:
-        with torch.no_grad():  # a disk covers a third of a patch: prompts would start unheard
-            model.visual_prompts_encoder.proj.weight.mul_(4)
+        with torch.no_grad():
+            model.visual_prompts_encoder.proj.weight.mul_(PROMPT_GAIN)
     if recipe.warm_start is not None:
         load_backbone(model, recipe.warm_start)
     return model
 
 
 def _of_shape(config: SegNextConfig, weights: Path) -> SegNext:
+    """The network of a checkpoint, which must have the shape ``config``."""
     model = load(weights)
     if replace(model.config, confidence=()) != config:
         raise CheckpointError(f"{weights.name} is of another shape; train from one of this shape.")
@@ -127,11 +132,13 @@ def _of_shape(config: SegNextConfig, weights: Path) -> SegNext:
 
 
 def _loss(model: SegNext, crops: list[Crop], recipe: Recipe, step: int, team: Team) -> Tensor:
+    """The loss of one step, a scalar: each crop is encoded once and decoded for its targets."""
     rng = np.random.default_rng((recipe.seed, step, team.rank, 1))
     images = torch.stack([model.preprocess_crop(crop.image) for crop in crops]).to(team.device)
     kind = torch.device(team.device).type
     with torch.autocast(kind, torch.bfloat16, enabled=recipe.bf16):
         features, skips = model.backbone(images.to(memory_format=torch.channels_last))
+        # From one row for each crop to one row for each target.
         counts = torch.tensor([len(crop.targets) for crop in crops], device=team.device)
         features = features.repeat_interleave(counts, 0)
         skips = tuple(skip.repeat_interleave(counts, 0) for skip in skips)
@@ -143,61 +150,8 @@ def _loss(model: SegNext, crops: list[Crop], recipe: Recipe, step: int, team: Te
         )
 
 
-class _Steps(Dataset[list[Crop] | DatasetError]):
-    """The crops of each step, or why there are none: an error that leaves a worker process by
-    itself arrives as a traceback. Its chance depends on the step's number and the process alone,
-    so a resumed run sees what an unbroken one would."""
-
-    def __init__(self, recipe: Recipe, rank: int) -> None:
-        self._recipe, self._rank = recipe, rank
-        self._items: list[MaskItem] = []
-        weights: list[float] = []
-        for source in recipe.data:
-            items = source.items()
-            self._items += items
-            weights += [source.share] * len(items)
-        self._edges = np.cumsum(weights) / sum(weights)
-
-    def __getitem__(self, step: int) -> list[Crop] | DatasetError:
-        try:
-            return self._draw(step)
-        except DatasetError as error:
-            return error
-
-    def _draw(self, step: int) -> list[Crop]:
-        recipe = self._recipe
-        rng = np.random.default_rng((recipe.seed, step, self._rank, 0))
-        crops: list[Crop] = []
-        for _ in range(MOST_DRAWS * recipe.images):
-            item = self._items[int(np.searchsorted(self._edges, rng.random(), side="right"))]
-            crop = make_crop(item, recipe.crop, recipe.targets, rng)
-            if crop is not None:
-                crops.append(crop)
-            if len(crops) == recipe.images:
-                return crops
-        raise DatasetError(
-            f"Of {MOST_DRAWS * recipe.images} crops hardly one showed an object of {MIN_AREA} "
-            "pixels; give masks of larger objects, or larger crops."
-        )
-
-
-def _batches(recipe: Recipe, start: int, team: Team) -> Iterator[list[Crop] | DatasetError]:
-    loader = DataLoader(
-        _Steps(recipe, team.rank),
-        batch_size=None,
-        sampler=range(start, recipe.steps),
-        num_workers=recipe.workers,
-        prefetch_factor=4 if recipe.workers else None,
-        collate_fn=_as_is,
-    )
-    return iter(loader)
-
-
-def _as_is(crops: list[Crop] | DatasetError) -> list[Crop] | DatasetError:
-    return crops
-
-
 def _optimizer(model: SegNext, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW; biases, norms and the backbone have no weight decay."""
     backbone = list(model.backbone.get_submodule("backbone").parameters())
     ids = {id(p) for p in backbone}
     rest = [p for p in model.parameters() if id(p) not in ids]
@@ -212,95 +166,9 @@ def _optimizer(model: SegNext, recipe: Recipe) -> torch.optim.Optimizer:
     )
 
 
-def _rate(step: int, recipe: Recipe) -> float:
-    warm = min(1.0, (step + 1) / max(recipe.warmup, 1))
-    cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
-    return recipe.learning_rate * warm * max(cosine, 0.01)
-
-
-@torch.no_grad()
-def _follow(average: SegNext, model: SegNext, decay: float) -> None:
-    for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
-        slow.lerp_(fast, 1 - decay)
-
-
 def _validate(average: SegNext, recipe: Recipe) -> dict[str, float]:
+    """The figures of the averaged weights on the validation set; none where there is no set."""
     if recipe.validation is None:
         return {}
-    curves = evaluate_folder(average, recipe.validation.items(), clicks=5)
+    curves = evaluate_folder(average, recipe.validation.items(), clicks=VALIDATION_CLICKS)
     return summarize(curves["click"].iou)
-
-
-def _save_state(
-    path: Path, model: SegNext, average: SegNext, optimizer: torch.optim.Optimizer, step: int
-) -> None:
-    scratch = path.with_suffix(".tmp")
-    torch.save(
-        {
-            "model": model.state_dict(),
-            "average": average.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "step": step,
-            "torch_rng": torch.get_rng_state(),
-        },
-        scratch,
-    )
-    os.replace(scratch, path)
-
-
-def _resume(path: Path, model: SegNext, average: SegNext, optimizer: torch.optim.Optimizer) -> int:
-    if not path.is_file():
-        return 0
-    groups = optimizer.param_groups
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        wanted = [{k: group[k] for k in ("scale", "weight_decay")} for group in groups]
-        optimizer.load_state_dict(state["optimizer"])
-        for group, values in zip(optimizer.param_groups, wanted, strict=True):
-            group.update(values)  # a recipe may change between two parts of a run
-        torch.set_rng_state(state["torch_rng"])
-        return int(state["step"])
-    except UNREADABLE as error:
-        raise CheckpointError(
-            f"{path} is not the state of this run ({error}); remove it to start again."
-        ) from None
-
-
-class _Log:
-    """The curves of a run: a smoothed loss, and how long the step waited for its crops."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._loss = float("nan")
-        self._since = time.monotonic()
-        self._waited = 0.0
-
-    def waiting(self, batches: Iterator[list[Crop] | DatasetError]) -> Iterator[list[Crop]]:
-        while True:
-            began = time.monotonic()
-            try:
-                crops = next(batches)
-            except StopIteration:
-                return
-            self._waited += time.monotonic() - began
-            if isinstance(crops, DatasetError):
-                raise crops
-            yield crops
-
-    def loss(self, value: float) -> None:
-        self._loss = value if math.isnan(self._loss) else 0.98 * self._loss + 0.02 * value
-
-    def write(self, step: int, rate: float, measured: dict[str, float]) -> None:
-        """One line: the time and the waiting since the last, in seconds; IoU where measured."""
-        now = time.monotonic()
-        new = not self._path.exists()
-        with self._path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(COLUMNS)
-            figures = [f"{measured[k]:.4f}" if k in measured else "" for k in ("miou1", "miou5")]
-            seconds, waited = f"{now - self._since:.1f}", f"{self._waited:.1f}"
-            writer.writerow([step, f"{self._loss:.5f}", f"{rate:.3e}", seconds, waited, *figures])
-        self._since, self._waited = now, 0.0

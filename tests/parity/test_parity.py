@@ -62,7 +62,7 @@ def test_the_command_tells_a_match_from_a_mismatch(made, tmp_path, capsys):
 
 
 def test_the_command_is_one_line(made):
-    command = [sys.executable, "-m", "model.parity", made / "a.pth", made / "a.npz"]
+    command = [sys.executable, "-m", "model.export.parity", made / "a.pth", made / "a.npz"]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "largest difference" in ran.stdout
 

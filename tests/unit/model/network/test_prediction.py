@@ -115,7 +115,7 @@ def test_so_it_is_on_large_and_odd_images(size, radius):
 def test_a_mask_of_fifty_megapixels_takes_little_more_memory_than_itself():
     script = """
 import resource, torch
-from model.prediction import Prediction
+from model.network.prediction import Prediction
 torch.set_num_threads(1)
 def answer(size):
     return Prediction(torch.linspace(-5, 5, 256).expand(256, 256), (1024, 1024), size, 0.49)

@@ -62,17 +62,18 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(tmp_path):
     saved = []
     original = torch.save
 
-    def save_and_die(state, path):
-        original(state, path)
+    def save_and_note(state, file):
+        original(state, file)
         saved.append(state["step"])
-        if state["step"] == 2 and len(saved) == 1:
+
+    def die(done, total):
+        if done == 2:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "save", save_and_die)
+        patch.setattr(torch, "save", save_and_note)
         with pytest.raises(KeyboardInterrupt):
-            train(run, killed)
-    (killed / "state.tmp").rename(killed / "state.pt")
+            train(run, killed, progress=die)
     resumed = train(run, killed)
     assert saved == [2]
     for a, b in zip(unbroken.parameters(), resumed.parameters(), strict=True):
@@ -88,7 +89,7 @@ def test_a_run_killed_while_it_ended_still_gets_its_result(tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as kill:
-        kill.setattr("model.training._validate", killed)
+        kill.setattr("model.training.train._validate", killed)
         with pytest.raises(KeyboardInterrupt):
             train(run, tmp_path / "run")
     finished = train(run, tmp_path / "run")
@@ -168,8 +169,8 @@ def test_two_processes_train_as_one(tmp_path):
 TWO_PROCESSES = """
 import os, sys
 from pathlib import Path
-from model.checkpoints import save
-from model.training import train
+from model.checkpoints.files import save
+from model.training.train import train
 from tests.unit.model.training.test_train import recipe
 
 folder = Path(sys.argv[1])
