@@ -1,10 +1,10 @@
-"""Lets torchvision import beside a torch build that its compiled operators do not fit.
+"""Makes torchvision importable beside a torch build that its compiled operators do not fit.
 
-The registry's torchvision is built against CUDA. Beside a CPU build of torch its library does not
-load, the operators ``nms`` and ``qnms`` are never declared, and ``import torchvision`` fails while
-it registers shapes for them (pytorch/vision#9077); timm, open_clip and parts of FiftyOne import it.
-Declaring the two schemas is enough for everything that does not call them. On a matching install
-nothing is changed.
+The published torchvision package is built against CUDA. Beside a CPU build of torch its library
+does not load, so the operators ``nms`` and ``qnms`` are never declared, and ``import torchvision``
+fails while it registers shapes for them (pytorch/vision#9077). timm, open_clip and parts of
+FiftyOne import it. Declaring the two schemas is enough for everything that does not call them. On a
+matching install nothing is changed.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """The root of maskloop's exception tree, and its branch for the network.
 
 Every error a user can cause is one of these, and its message is one sentence that ends in a remedy.
-``pipeline.errors`` grows the same tree for the loop around the network.
+``pipeline.errors`` continues the same tree for the loop around the network.
 """
 
 from __future__ import annotations
 
 import pickle
 
-# What ``torch.load``, and taking what it gave, raise of a file that is damaged or something else.
+# What ``torch.load`` raises for a damaged file or one of another kind, and what using its contents
+# raises.
 UNREADABLE = (RuntimeError, KeyError, ValueError, TypeError, EOFError, pickle.UnpicklingError)
 
 
@@ -21,7 +22,7 @@ class ImageError(MaskloopError):
 
 
 class PromptError(MaskloopError):
-    """A prompt that has no meaning on this image: not finite, empty, or outside it."""
+    """A prompt without a meaning on this image: empty, not finite, or outside the image."""
 
 
 class CheckpointError(MaskloopError):
@@ -37,4 +38,4 @@ class DatasetError(MaskloopError):
 
 
 class ExportError(MaskloopError):
-    """A network that cannot be exported here, or whose exported files give other masks."""
+    """A network that cannot be exported here, or whose exported files give different masks."""

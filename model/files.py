@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever process writes them or dies while it does."""
+"""Writes files that are there whole or not at all, even when the writing process is killed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-SUFFIX = ".part"  # of a file that is being written; what a crash leaves behind ends in it
+SUFFIX = ".part"  # ends the name of a file that is being written, and of what a crash leaves behind
 
 
 def write_file(path: Path, data: bytes, *, private: bool = False) -> None:
     """Put ``data`` at ``path``, in place of what was there.
 
     Args:
+        path: the file; its folder is made where there is none.
+        data: what the file shall hold.
         private: only the owner may read and write the file (mode 0600).
 
     Raises:
@@ -29,10 +31,11 @@ def write_file(path: Path, data: bytes, *, private: bool = False) -> None:
 def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of ``path`` when the block ends without an error.
 
-    The bytes are on the disk before the name is: after a crash or a power failure ``path`` holds
-    either what it held before or all of what was written. The folder is made where there is none.
+    The bytes reach the disk before the new name does: after a crash or a power failure ``path``
+    holds either what it held before or all of what was written.
 
     Args:
+        path: the file; its folder is made where there is none.
         private: only the owner may read and write the file (mode 0600).
 
     Raises:
@@ -56,7 +59,7 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """The new name itself is on the disk only when its folder is."""
+    """Bring a folder's names to the disk: a new name is on it only when its folder is."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""How long jobs tell their caller how far they are."""
+"""How a long job tells its caller how much of it is done."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ Progress = Callable[[int, int | None], None]
 
 
 def silent(done: int, total: int | None) -> None:
-    """A progress nobody looks at."""
+    """A progress that nobody looks at."""
 
 
 def both(first: Progress, second: Progress) -> Progress:
-    """One progress that tells two, as a job's row and the bar of whoever waits for it."""
+    """One progress that reports to two others, such as a job's row and a progress bar."""
 
     def report(done: int, total: int | None) -> None:
         first(done, total)

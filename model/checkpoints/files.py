@@ -1,4 +1,4 @@
-"""Checkpoints: ours (safetensors, config inside), and the way in for the authors' released ones."""
+"""Our checkpoints: safetensors with the config inside. Released checkpoints are only read."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from model.network.segnext import SegNext
 
 FORMAT = "maskloop-segnext-1"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-PICKLE = b"\x80"  # how one begins; what PyTorch wrote before it wrote archives
+PICKLE = b"\x80"  # the first byte of the files that PyTorch wrote before it wrote archives
+START = 64  # bytes that tell one kind of file from another
 _PAGE = re.compile(rb"\s*<(!doctype|html|head|\?xml|!--)", re.IGNORECASE)
 
 
 def default_checkpoint() -> Path:
-    """Path of the small model's weights that ship with the package."""
+    """Path of the weights that ship with the package: those of the small network."""
     return Path(__file__).parents[1] / "weights" / "small.safetensors"
 
 
@@ -58,11 +59,13 @@ def save(model: SegNext, path: Path, *, exact: bool = False) -> None:
 
 
 def to_bytes(model: SegNext, *, exact: bool = False) -> bytes:
-    """The network with its config, as safetensors in half precision; equal networks, equal bytes.
+    """The network with its config, as safetensors in half precision.
+
+    Equal networks give equal bytes.
 
     Args:
-        exact: keep in float32 what half precision would round, so that the network that comes
-            back gives the same masks, and has the same encoder fingerprint.
+        exact: keep in float32 the tensors that half precision would round, so that the network
+            that is read back gives the same masks and has the same encoder fingerprint.
     """
     tensors = {
         name: _halved(tensor.detach().cpu(), exact).contiguous()
@@ -85,7 +88,7 @@ def load(path: Path, device: str = "cpu") -> SegNext:
         raise CheckpointError(f"There is no checkpoint at {path}; check the path.")
     try:
         with path.open("rb") as file:
-            start = file.read(64)
+            start = file.read(START)
     except OSError as error:
         raise CheckpointError(
             f"{path.name} cannot be read ({error.strerror}); check the file and its rights."
@@ -107,7 +110,7 @@ def load(path: Path, device: str = "cpu") -> SegNext:
 
 
 def outline(config: SegNextConfig) -> SegNext:
-    """A network that has names and shapes but no memory, whatever size the config asks for."""
+    """A network with names and shapes but without memory for its weights, however large it is."""
     with torch.device("meta"):
         return SegNext(config)
 
@@ -116,19 +119,24 @@ def read_config(path: Path) -> SegNextConfig:
     """The shape of the network in a checkpoint of ours, without reading its weights.
 
     Raises:
-        CheckpointError: the file is damaged, or not ours.
+        CheckpointError: the file is damaged, or not in our format.
     """
     with _opened(path) as (config, _):
         return config
 
 
 def is_released(path: Path) -> bool:
-    """Whether a file that can be read begins as one in the authors' format does."""
+    """Whether a file begins like one in the authors' format.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     with path.open("rb") as file:
         return file.read(len(MAGIC)) == MAGIC
 
 
 def _build(name: str, config: SegNextConfig, state: dict[str, Tensor]) -> SegNext:
+    """The network with the weights ``state``, after comparing their names, shapes and types."""
     expected = outline(config).state_dict()
     for key, wanted in expected.items():
         found = state.get(key)
@@ -152,15 +160,16 @@ def _build(name: str, config: SegNextConfig, state: dict[str, Tensor]) -> SegNex
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    low, high = torch.aminmax(tensor)  # one pass without a copy; not a number shows in both
+    low, high = torch.aminmax(tensor)  # one pass without a copy; NaN shows in both
     return bool(low.isfinite() and high.isfinite())
 
 
 def _in_order(data: bytes) -> bytes:
-    """safetensors with its header sorted; as written, equal networks get different bytes."""
+    """The same safetensors with a sorted header: the library's own order differs from call to
+    call."""
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:end]), sort_keys=True).encode()
-    header += b" " * (-len(header) % 8)  # the tensors behind it stay aligned
+    header += b" " * (-len(header) % 8)  # so that the tensors after it stay aligned
     return b"".join((len(header).to_bytes(8, "little"), header, memoryview(data)[end:]))
 
 

@@ -1,7 +1,8 @@
-"""The authors' released checkpoints, read without trusting them.
+"""Reads the authors' released checkpoints without trusting them.
 
-A released file is PyTorch's zip archive of ``{"state_dict": {name: tensor}, "config": {"class":
-..., "params": {name: {"value": ...}}}}``; ``model.checkpoints.released_config`` reads the config.
+A released file is a zip archive by PyTorch, which holds ``{"state_dict": {name: tensor}, "config":
+{"class": ..., "params": {name: {"value": ...}}}}``. ``model.checkpoints.released_config`` reads the
+config.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ MAGIC = b"PK\x03\x04"  # how a zip archive begins
 
 
 def read_released(path: Path) -> tuple[SegNextConfig, dict[str, Tensor]]:
-    """The network's shape and its weights, by our parameter names, as the file holds them.
+    """The network's config, and its weights by parameter name, in the types of the file.
 
     Raises:
-        CheckpointError: the file is cut short, damaged, unsafe, not SegNext, or a SegNext whose
-            arithmetic ours does not have.
+        CheckpointError: the file is cut short, damaged or unsafe, is not a SegNext, or is one that
+            computes something which our network cannot.
     """
     try:
         _check_archive(path)
@@ -47,7 +48,8 @@ def read_released(path: Path) -> tuple[SegNextConfig, dict[str, Tensor]]:
 
 
 def _check_archive(path: Path) -> None:
-    """Whole, and no larger in memory than on disk: ``torch.save`` compresses nothing."""
+    """Refuse an archive that is damaged, or larger unpacked than on disk: ``torch.save`` does not
+    compress."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -66,13 +68,13 @@ def _check_archive(path: Path) -> None:
 
 def _unpickle(path: Path) -> Any:
     try:
-        # Numbers, strings, tuples and tensors only: a pickle that wants to run code is refused.
+        # Reads numbers, strings, tuples and tensors only: a pickle that runs code is refused.
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         what = f"wants to run {wanted[1][:80]}" if wanted else "holds more than numbers"
         raise UnfitError(f"is not safe to read: it {what}") from None
-    except Exception as error:  # its pickle may be wrong in any way
+    except Exception as error:  # a damaged pickle can raise anything
         raise UnfitError(f"cannot be read ({type(error).__name__})") from None
 
 
@@ -80,16 +82,17 @@ def _unpickle(path: Path) -> Any:
 
 
 def _plain_state(state: Any, file_size: int) -> dict[str, Tensor]:
+    """The weights by parameter name, without those that the network never uses."""
     if not isinstance(state, Mapping) or not all(
         isinstance(name, str) and _is_plain(tensor) for name, tensor in state.items()
     ):
         raise UnfitError("holds weights that are not plain tensors")
-    # A few bytes can be shown as a tensor of any size; copied out, it would fill the memory.
+    # A tensor of any size can be a view of a few bytes; a copy of it would fill the memory.
     if sum(tensor.nbytes for tensor in state.values()) > file_size:
         raise UnfitError("claims more weights than it holds")
     if state and all(name.startswith("module.") for name in state):  # saved from DataParallel
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    # fc_norm is in the released files and never applied.
+    # The released files hold fc_norm, which the reference network never applies.
     return {name: t.detach() for name, t in state.items() if "fc_norm" not in name.split(".")}
 
 

@@ -1,7 +1,7 @@
-"""The config inside a released checkpoint: from the reference's names to ours.
+"""Turns the config inside a released checkpoint into ours.
 
-A field that changes what is computed and that ours cannot follow is refused: wrong masks without
-a word are worse than none. Fields left out have the reference's defaults.
+A field is refused when it changes what is computed and our network cannot do the same: wrong masks
+without a warning are worse than no masks. Fields left out have the reference network's defaults.
 """
 
 from __future__ import annotations
@@ -12,19 +12,23 @@ from typing import Any, NoReturn, TypeGuard
 import torch
 from torch import Tensor
 
-from model.network.config import SegNextConfig
+from model.network.config import PATCH, SegNextConfig
 
 CLASS = "PlainVitModel"
-PATCH = 16
-WINDOW = 224  # pixels a side of the image that the windows of attention are counted by
+WINDOW = 224  # side in pixels of the images that the released encoder was pretrained on
 
 
 class UnfitError(Exception):
-    """Why a file cannot be used, to follow its name in a sentence."""
+    """Why a file cannot be used, as words that follow the file's name in a sentence."""
 
 
 def read_config(config: Any, state: dict[str, Tensor]) -> SegNextConfig:
-    """Our config from the file's own; gives ``state`` the biases that its shape does without.
+    """Our config for the file's own.
+
+    Args:
+        config: as the file holds it.
+        state: the weights by name. Zeros are added to it for biases that the file's shape lacks and
+            ours has.
 
     Raises:
         UnfitError: a field is missing, of the wrong kind, or asks for what ours cannot do.
@@ -35,7 +39,7 @@ def read_config(config: Any, state: dict[str, Tensor]) -> SegNextConfig:
         raise UnfitError(f"is of the class {_short(name)}, not a SegNext {CLASS}")
     radius = params.whole("norm_radius", 5)
     params.must_be("use_disks", True, False)
-    params.ignore("cpu_dist_maps")  # says where the same disks are computed
+    params.ignore("cpu_dist_maps")  # where the disks are computed, not how
     mean, std = params.mean_std()
 
     backbone = params.group("backbone_params")
@@ -89,7 +93,7 @@ def read_config(config: Any, state: dict[str, Tensor]) -> SegNextConfig:
     elif kind != "naive":
         raise UnfitError(f"mixes image and prompt by {_short(kind)}, not naive or self_attention")
     if not fusion_depth:
-        fusion.ignore("depth", "params")  # of blocks that are not there
+        fusion.ignore("depth", "params")  # of blocks that do not exist
     fusion.done()
     params.done()
 
@@ -134,7 +138,7 @@ def _params(config: Any) -> tuple[str, _Group]:
 
 
 def _add_biases(state: dict[str, Tensor], blocks: str, depth: int, dim: int) -> None:
-    """Attention without a bias is attention with a bias of zeros, which ours always has."""
+    """Add biases of zeros: our attention always has a bias, and zeros change nothing."""
     for index in range(depth):
         name = f"{blocks}.{index}.attn.qkv.bias"
         if name in state:
@@ -143,7 +147,10 @@ def _add_biases(state: dict[str, Tensor], blocks: str, depth: int, dim: int) -> 
 
 
 class _Group:
-    """Named values of the config. Each may be taken once; ``done`` refuses what nobody took."""
+    """Named values of the config. Each can be taken once; ``done`` refuses those left over.
+
+    The methods that take a value refuse one of the wrong kind; see ``UnfitError``.
+    """
 
     def __init__(self, name: str, values: Any) -> None:
         if not isinstance(values, Mapping):
@@ -170,7 +177,7 @@ class _Group:
         return self._refuse(key, value)
 
     def square(self, key: str, default: int) -> int:
-        """A side in pixels, given alone or as two that are equal."""
+        """A side in pixels, given as one number or as two equal ones."""
         value = self.take(key, default)
         sides = value if isinstance(value, tuple | list) else (value, value)
         if len(sides) != 2 or not all(map(_is_whole, sides)) or sides[0] != sides[1]:
@@ -233,7 +240,7 @@ def _is_number(value: Any) -> TypeGuard[int | float]:
 
 
 def _short(value: Any) -> str:
-    """Fit for a message, whatever a file holds."""
+    """A value of the file, short enough for a message whatever it is."""
     if isinstance(value, int) and abs(value) >= 10**18:
         return "a number out of all bounds"
     plain = value is None or isinstance(value, str | int | float)

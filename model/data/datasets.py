@@ -1,9 +1,9 @@
 """Folders of images with object masks: ``manifest.jsonl``, ``images/`` and ``masks/``.
 
-A mask is an 8-bit palette PNG: 0 background, 1..254 instances, 255 ignore. A manifest line names
-``image`` and ``mask`` relative to the folder and may name a ``split`` and a ``dataset``. It may
-also name what the instances are: ``categories`` for each by its index (``{"1": "cat", "2":
-"dog"}``), or ``category`` for all of them.
+A mask is an 8-bit palette PNG: 0 background, 1 to 254 instances, 255 ignored pixels. A manifest
+line gives ``image`` and ``mask`` relative to the folder, and may give a ``split`` and a
+``dataset``. It may also name the instances: each by its index in ``categories`` (``{"1": "cat",
+"2": "dog"}``), or all of them in ``category``.
 """
 
 from __future__ import annotations
@@ -19,17 +19,21 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from model.errors import DatasetError, PromptError
+from model.masks import Mask
 from model.network.prompts import Prompt, check_prompt
 
-IGNORE = 255
+IGNORE = 255  # index of pixels whose object is not known; they do not count
 
 
 @dataclass(frozen=True)
 class MaskItem:
-    """One image of a folder: paths of its picture and its mask, and what its instances are called.
+    """One image of a folder.
 
-    ``categories`` maps an instance's index to its name; None where the manifest names nothing.
-    ``dataset`` is where the image came from; empty where the manifest does not say.
+    Attributes:
+        name: of the image in reports.
+        image, mask: paths of the picture and of its mask.
+        categories: from an instance's index to its name; None where the manifest gives no names.
+        dataset: where the image came from; empty where the manifest does not say.
     """
 
     name: str
@@ -39,10 +43,10 @@ class MaskItem:
     dataset: str = ""
 
     def load(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """The picture and its mask, as ``load_image`` and ``load_mask``.
+        """The picture and its mask, as from ``load_image`` and ``load_mask``.
 
         Raises:
-            DatasetError: as they do, and where the two are not of one size.
+            DatasetError: one of them cannot be read, or they do not have the same size.
         """
         image, mask = self.load_image(), self.load_mask()
         if image.shape[:2] != mask.shape:
@@ -53,7 +57,7 @@ class MaskItem:
         return image, mask
 
     def load_image(self) -> npt.NDArray[np.uint8]:
-        """uint8 ``[H, W, 3]`` RGB, upright.
+        """The picture, uint8 ``[H, W, 3]`` RGB, upright.
 
         Raises:
             DatasetError: the picture is missing or damaged.
@@ -65,7 +69,7 @@ class MaskItem:
             raise DatasetError(f"{self.image} cannot be read ({error}); check the set.") from None
 
     def load_mask(self) -> npt.NDArray[np.uint8]:
-        """uint8 ``[H, W]`` instance indices.
+        """The index of the instance that each pixel belongs to, uint8 ``[H, W]``.
 
         Raises:
             DatasetError: the mask is missing, damaged, or not one channel.
@@ -85,10 +89,10 @@ def read_folder(folder: Path, split: str | None = None) -> list[MaskItem]:
 
     Args:
         folder: holds ``manifest.jsonl``, ``images/`` and ``masks/``.
-        split: keep only lines whose ``split`` is this.
+        split: keep only lines with this ``split``; None: all.
 
     Raises:
-        DatasetError: no manifest, a line that is not JSON or lacks a field, or nothing left.
+        DatasetError: there is no manifest, a line is not JSON or lacks a field, or no item is left.
     """
     manifest = folder / "manifest.jsonl"
     if not manifest.is_file():
@@ -110,6 +114,7 @@ def read_folder(folder: Path, split: str | None = None) -> list[MaskItem]:
 
 
 def _categories(entry: Mapping[str, Any]) -> dict[int, str] | None:
+    """The names of a manifest line's instances by index; None where it gives none."""
     if "category" not in entry and "categories" not in entry:
         return None
     names: dict[int, str] = {}
@@ -123,8 +128,9 @@ def _categories(entry: Mapping[str, Any]) -> dict[int, str] | None:
     return {index: " ".join(name.split()) for index, name in names.items()}
 
 
-def largest_instance(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_] | None:
-    """The instance with most pixels as bool ``[H, W]``; None when there is none."""
+def largest_instance(mask: npt.NDArray[np.uint8]) -> Mask | None:
+    """The instance with the most pixels, bool ``[H, W]``, of indices uint8 ``[H, W]``; None when
+    there is no instance."""
     areas = np.bincount(mask.ravel(), minlength=256)
     areas[[0, IGNORE]] = 0
     return None if not areas.any() else mask == areas.argmax()

@@ -1,4 +1,4 @@
-"""Fits a network's scores to the IoU its masks really have, on pictures it did not learn from."""
+"""Fits a network's scores to the true IoU of its masks, on pictures that it did not learn from."""
 
 from __future__ import annotations
 
@@ -15,17 +15,24 @@ from model.network.config import SegNextConfig
 from model.network.segnext import SegNext
 from model.progress import Progress, silent
 
-CLICKS = 5
-INSTANCES = 3  # of a picture, the largest
-SMALLEST = 150  # pixels of an instance
-FEWEST = 50  # answers that a fit needs
+CLICKS = 5  # answers for each instance
+INSTANCES = 3  # of each picture: the largest ones
+SMALLEST = 150  # least pixels of an instance
+FEWEST = 50  # least answers that a fit needs
 
 
 def calibrate(
     model: SegNext, items: list[MaskItem], seed: int = 0, progress: Progress = silent
 ) -> SegNextConfig:
-    """Prompt the largest instances of each picture, each from a kind drawn by chance, and fit the
-    score of the first ``CLICKS`` answers to their IoU.
+    """Prompt the largest instances of each picture and fit the scores of the answers to their IoU.
+
+    The kind of each first prompt is drawn at random; the first ``CLICKS`` answers count.
+
+    Args:
+        model: the network; left as it is.
+        items: pictures with masks.
+        seed: 0 or more, of the draws.
+        progress: called with the pictures done, and of all.
 
     Returns:
         The network's config with ``confidence`` set.
@@ -49,11 +56,11 @@ def calibrate(
             kind = str(rng.choice(START_KINDS))
             target, known = indices == index, indices != IGNORE
             found = click_curve(model, embedding, target, CLICKS, known, kind)
-            for answer, iou in zip(found.answers, found.iou, strict=False):
+            for answer, true_iou in zip(found.answers, found.iou, strict=False):
                 probability = answer.logits.sigmoid()
                 if bool((probability > answer.threshold).any()):
                     measured.append(statistics(probability, answer.threshold))
-                    true.append(float(iou))
+                    true.append(float(true_iou))
     progress(len(items), len(items))
     if len(true) < FEWEST:
         raise DatasetError(

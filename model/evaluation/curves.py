@@ -1,9 +1,9 @@
-"""How good a network is with a simulated annotator: IoU by clicks, NoC, k-mIoU, boundary IoU.
+"""How well a network answers a simulated annotator: IoU by clicks, NoC, k-mIoU, boundary IoU.
 
-The protocol is the field's (RITM, SegNext): each click is the deepest pixel of the larger error
-region, up to 20; a pixel belongs to the mask above the network's threshold. See
-``model.evaluation.simulation.next_click``. The first prompt may be of another kind, which then
-counts as the first click (``model.evaluation.simulation.start_prompt``).
+The protocol is the field's (RITM, SegNext): each of up to 20 clicks is the deepest pixel of the
+larger error region (``model.evaluation.simulation.next_click``); a pixel belongs to the mask above
+the network's threshold. The first prompt may be of another kind and then counts as the first click
+(``model.evaluation.simulation.start_prompt``).
 """
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ from model.progress import Progress, silent
 
 Curve = npt.NDArray[np.float64]
 MAX_CLICKS = 20
-SCORED = 5  # prompts of an object whose scores are compared with the true IoU
+SCORED = 5  # the scores of an object's first so many answers are compared with the true IoU
+BAND_SHARE = 0.02  # width of the boundary band, as a share of the image's diagonal
 
 
-def boundary_iou(a: Mask, b: Mask, share: float = 0.02) -> float:
+def boundary_iou(a: Mask, b: Mask, share: float = BAND_SHARE) -> float:
     """IoU of the masks' inner boundary bands (Cheng et al., arXiv 2103.16562).
 
     Args:
         a, b: bool ``[H, W]``.
-        share: width of the band as a share of the image's diagonal.
+        share: width of the band, as a share of the image's diagonal.
     """
     width = max(1, round(share * float(np.hypot(a.shape[0], a.shape[1]))))
     return iou(_band(a, width), _band(b, width))
 
 
 def _band(mask: Mask, width: int) -> Mask:
+    """The pixels of a mask, bool ``[H, W]``, that are at most ``width`` pixels from its edge."""
     padded = np.pad(mask.astype(np.uint8), 1)
     eroded = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=width)[1:-1, 1:-1]
     band: Mask = mask & (eroded == 0)
@@ -47,7 +49,7 @@ def _band(mask: Mask, width: int) -> Mask:
 
 
 class Network(Protocol):
-    """What is measured: a ``SegNext``, or what stands around one, such as a ``Looker``."""
+    """What is measured: a ``SegNext``, or a wrapper of one, such as a ``Looker``."""
 
     def encode(self, image: npt.NDArray[np.uint8]) -> Any: ...
 
@@ -56,12 +58,12 @@ class Network(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ClickCurve:
-    """What came of clicking one object.
+    """The results of prompting one object.
 
     Attributes:
-        iou: after each click, float64 ``[clicks]``; a perfect mask needs no more clicks: its
-            value is repeated.
-        answers: of each click that was made.
+        iou: after each click, float64 ``[clicks]`` in [0, 1]. A perfect mask needs no more clicks;
+            its value is repeated.
+        answers: to each prompt that was given.
     """
 
     iou: Curve
@@ -76,12 +78,12 @@ def click_curve(
     known: Mask | None = None,
     start: str = "click",
 ) -> ClickCurve:
-    """Click an object until the clicks are used up.
+    """Prompt one object until its mask is perfect or the clicks are used up.
 
     Args:
         model, embedding: the network and the encoded image.
         target: bool ``[H, W]`` at the original size, not empty.
-        clicks: how many at most.
+        clicks: prompts at most, with the first one.
         known: bool ``[H, W]``, pixels that count; None: all.
         start: kind of the first prompt, of ``model.evaluation.simulation.START_KINDS``.
     """
@@ -108,12 +110,12 @@ def click_curve(
 
 @dataclass(frozen=True, eq=False)
 class FolderCurves:
-    """What came of clicking one object in each image of a set.
+    """The results of prompting one object in each image of a set.
 
     Attributes:
-        iou: curves ``[n, clicks]`` of ``click_curve``.
-        scores: float64 ``[m]``, scores of the answers to the first ``SCORED`` prompts.
-        true: float64 ``[m]``, the IoU of those answers.
+        iou: curves from ``click_curve``, float64 ``[n, clicks]``.
+        scores: of each object's first ``SCORED`` answers, float64 ``[m]``.
+        true: the true IoU of those answers, float64 ``[m]``.
     """
 
     iou: Curve
@@ -128,10 +130,14 @@ def evaluate_folder(
     progress: Progress = silent,
     starts: Sequence[str] = ("click",),
 ) -> dict[str, FolderCurves]:
-    """Prompt the largest instance of every image of a set that holds one.
+    """Prompt the largest instance of every image that has one.
 
     Args:
-        starts: kinds of first prompts; each is measured on its own, from one encoding.
+        model: the network.
+        items: images with masks.
+        clicks: prompts for each object, at most.
+        progress: called with the images done, and of all.
+        starts: kinds of first prompts. Each is measured by itself; the image is encoded once.
 
     Returns:
         The curves of each kind of ``starts``.
@@ -165,20 +171,21 @@ def evaluate_folder(
 
 
 def clicks_to_reach(curves: npt.NDArray[np.float64], iou_target: float) -> npt.NDArray[np.int64]:
-    """Clicks each curve ``[n, clicks]`` needs to reach an IoU; the number of clicks when it
-    never does."""
+    """How many clicks each curve ``[n, clicks]`` needs to reach an IoU: int64 ``[n]``; the curve's
+    length when it never does."""
     reached = curves >= iou_target
     first = reached.argmax(1) + 1
     return np.where(reached.any(1), first, curves.shape[1])
 
 
 def summarize(curves: npt.NDArray[np.float64]) -> dict[str, float]:
-    """The field's table from IoU curves ``[n, clicks]``.
+    """The field's figures for IoU curves ``[n, clicks]``.
 
     Returns:
-        ``n``; ``noc85``, ``noc90`` (mean clicks to reach that IoU); ``nof85``, ``nof90`` (how
-        many never do); ``miou1``, ``miou2``, ``miou3``, ``miou5`` (mean IoU after that many
-        clicks, where there are as many).
+        ``n``; ``noc85`` and ``noc90``: the mean number of clicks to reach an IoU of 0.85 and 0.90;
+        ``nof85`` and ``nof90``: how many objects never reach it; ``miou1``, ``miou2``, ``miou3``
+        and ``miou5``: the mean IoU after so many clicks, where the curves are that long. Only
+        ``n`` when there is no curve.
     """
     table: dict[str, float] = {"n": len(curves)}
     if not len(curves):

@@ -1,8 +1,7 @@
-"""Simulated annotators: what they would draw for an object, and where they click next, given the
-object and the current mask.
+"""Simulated annotators: what they draw first for an object, and where they click next.
 
-All coordinates are pixels of the arrays given. What the evaluation does is deterministic; what
-begins with ``training_`` draws on a generator.
+All coordinates are pixels of the arrays that are given. The evaluation's functions are
+deterministic; those of the training take a generator.
 """
 
 from __future__ import annotations
@@ -15,14 +14,33 @@ from model.masks import Mask
 from model.network.prompts import Box, Click, Point, Polygon, Prompt, Scribble
 
 START_KINDS = ("click", "box", "polygon", "scribble", "mask")
-OUTLINE_TOLERANCE = 0.02  # of its length: about a dozen corners for most objects
+OUTLINE_TOLERANCE = 0.02  # share of an outline's length; gives most objects about a dozen corners
 NOTABLE = 0.2  # parts whose outline is shorter than this share of the longest are left out
 STROKE_POINTS = 7
+STROKE_REACH = 0.8  # share of the object that a stroke passes along its long axis
+MASK_MARGIN = 20  # a mask prompt is too large by the object's side divided by this
+
+# How imperfect a training's prompts are. "side" is the square root of the object's area; every pair
+# is the range of a uniform draw.
+BOX_JITTER = 0.1  # by which each edge of a box is off at most, as a share of the box's side
+OUTLINE_SLIP = (0.0, 0.03)  # standard deviation of a corner's error, as a share of the side
+OUTLINE_TOLERANCES = (0.004, 0.035)  # from a careful outline to a careless one
+SLANTED_SHARE, SLIGHT_TURN = 0.3, (-0.4, 0.4)  # other strokes turn little from the axis (radians)
+STROKE_LENGTHS, STROKE_REACHES = (2, 9), (0.2, 0.9)  # points (below 9), and the share passed
+BROAD_SHARE = 0.3  # share of strokes with a broad brush
+BROAD_WIDTH = (0.2, 0.8)  # of a broad brush, as a share of the object's greatest width
+ROUGH_GROWTH = (0.0, 0.1)  # by which a bad mask is grown or shrunk, as a share of the side
+ROUGH_SHIFT = (-0.15, 0.15)  # by which a bad mask is moved along each axis, likewise
+SOFT_SHARE = 0.5  # share of bad masks that are blurred
+# First negative clicks: half are on another object if there is one, most others near the edge.
+ON_OTHER_SHARE, NEAR_EDGE_SHARE = 0.5, 0.9  # the second one includes the first
+EDGE_GAP = 2  # pixels that a negative click keeps from the object
+EDGE_BAND = 0.15  # how far from the object "near the edge" ends, as a share of the side
 
 
 def depth(region: Mask) -> npt.NDArray[np.float32]:
-    """Euclidean distance of each pixel of ``region`` (bool ``[H, W]``) to the nearest pixel
-    outside; the image border counts as outside. float32 ``[H, W]``, 0 outside the region."""
+    """The Euclidean distance of each pixel of ``region``, bool ``[H, W]``, to the nearest pixel
+    outside it, in pixels: float32 ``[H, W]``, 0 outside the region. Beyond the image is outside."""
     padded = np.pad(region.astype(np.uint8), 1)
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.asarray(distance[1:-1, 1:-1], np.float32)
@@ -31,8 +49,10 @@ def depth(region: Mask) -> npt.NDArray[np.float32]:
 def next_click(
     target: Mask, predicted: Mask, used: Mask, known: Mask | None = None
 ) -> Click | None:
-    """The field's evaluation click: the deepest pixel of the larger of the two error regions
-    (compared by their greatest depth, as the SegNext evaluation and its forerunners do).
+    """The click of the field's evaluation: the deepest pixel of the larger of two error regions.
+
+    The regions, missed and extra pixels, are compared by their greatest depth, as in the evaluation
+    of SegNext and of RITM.
 
     Args:
         target, predicted: bool ``[H, W]``.
@@ -40,7 +60,7 @@ def next_click(
         known: bool ``[H, W]``, pixels that count; None: all.
 
     Returns:
-        The click, or None when nothing is wrong any more.
+        The click, or None when there is no error left to click on.
     """
     missed, extra = target & ~predicted, predicted & ~target
     if known is not None:
@@ -58,8 +78,17 @@ def next_click(
 
 
 def training_click(target: Mask, predicted: Mask, rng: np.random.Generator) -> Click | None:
-    """The next click of a training annotator: a random pixel of the inner half (depth above half
-    the maximum) of the larger error region. None when nothing is wrong."""
+    """The next click in training: a random pixel in the inner half of the larger error region.
+
+    The inner half is where the depth is above half of its maximum.
+
+    Args:
+        target, predicted: bool ``[H, W]``.
+        rng: the only source of chance.
+
+    Returns:
+        The click, or None when nothing is wrong.
+    """
     missed, extra = target & ~predicted, predicted & ~target
     missed_depth, extra_depth = depth(missed), depth(extra)
     positive = bool(missed_depth.max() > extra_depth.max())
@@ -72,16 +101,17 @@ def training_click(target: Mask, predicted: Mask, rng: np.random.Generator) -> C
 
 
 def box_around(target: Mask) -> Box:
-    """The tight box around a non-empty ``target``."""
+    """The tight box around a non-empty ``target``, bool ``[H, W]``."""
     rows, cols = np.flatnonzero(target.any(1)), np.flatnonzero(target.any(0))
     return Box(float(rows[0]), float(cols[0]), float(rows[-1] + 1), float(cols[-1] + 1))
 
 
 def outline(target: Mask, tolerance: float = OUTLINE_TOLERANCE) -> tuple[Polygon, ...]:
-    """A coarse outline of each notable part of a non-empty ``target``, holes left out.
+    """A coarse outline of each notable part of an object; holes are left out.
 
     Args:
-        tolerance: how far the outline may stray, as a share of its length (Douglas-Peucker).
+        target: bool ``[H, W]``, not empty.
+        tolerance: how far the outline may be off, as a share of its length (Douglas-Peucker).
     """
     contours, _ = cv2.findContours(
         target.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
@@ -98,14 +128,16 @@ def outline(target: Mask, tolerance: float = OUTLINE_TOLERANCE) -> tuple[Polygon
 
 
 def strokes(
-    target: Mask, n_points: int = STROKE_POINTS, reach: float = 0.8, turn: float = 0.0
+    target: Mask, n_points: int = STROKE_POINTS, reach: float = STROKE_REACH, turn: float = 0.0
 ) -> tuple[Scribble, ...]:
-    """A scribble along the middle of a non-empty ``target``.
+    """A scribble along the middle of an object.
 
-    The object is cut across its long axis into ``n_points`` slices; the stroke goes from the
-    deepest pixel of one to that of the next, and is lifted where that would leave the object.
+    The object is cut across its long axis into slices. The stroke goes from the deepest pixel of
+    one slice to that of the next, and is interrupted where that would leave the object.
 
     Args:
+        target: bool ``[H, W]``, not empty.
+        n_points: number of slices.
         reach: share of the object's pixels, along the axis, that the stroke passes.
         turn: radians by which the axis is turned away from the long one.
     """
@@ -123,7 +155,7 @@ def strokes(
         if len(here):
             row, col = points[here[depths[here].argmax()]]
             path.append((float(row), float(col)))
-    if not path:  # so few pixels that the slices' edges fall between them
+    if not path:  # the object has so few pixels that all slices are empty
         path = [(float(row), float(col)) for row, col in points[[depths.argmax()]]]
     lines: list[list[Point]] = [path[:1]]
     for before, after in zip(path[:-1], path[1:], strict=True):
@@ -137,11 +169,13 @@ def strokes(
 
 
 def start_prompt(kind: str, target: Mask) -> Prompt:
-    """What the evaluation's annotator draws first for a non-empty ``target``.
+    """The first prompt of the evaluation's annotator.
 
     Args:
-        kind: of ``START_KINDS``: the deepest pixel; the tight box; ``outline``; ``strokes``; or a
-            mask that is too large all round, by a twentieth of the object's side.
+        kind: of ``START_KINDS``: a click on the deepest pixel; the tight box; ``outline``;
+            ``strokes``; or a mask that is too large on every side, by a twentieth of the object's
+            side.
+        target: the object, bool ``[H, W]``, not empty.
     """
     if kind == "box":
         return Prompt(boxes=(box_around(target),))
@@ -150,15 +184,15 @@ def start_prompt(kind: str, target: Mask) -> Prompt:
     if kind == "scribble":
         return Prompt(scribbles=strokes(target))
     if kind == "mask":
-        margin = max(round(np.sqrt(np.count_nonzero(target)) / 20), 1)
+        margin = max(round(np.sqrt(np.count_nonzero(target)) / MASK_MARGIN), 1)
         grown = cv2.dilate(target.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=margin)
         return Prompt(mask=np.asarray(grown, np.float32))
     row, col = np.unravel_index(int(depth(target).argmax()), target.shape)
     return Prompt((Click(float(row), float(col)),))
 
 
-def training_box(target: Mask, rng: np.random.Generator, jitter: float = 0.1) -> Box:
-    """``box_around`` with each edge moved by up to ``jitter`` of its side."""
+def training_box(target: Mask, rng: np.random.Generator, jitter: float = BOX_JITTER) -> Box:
+    """``box_around`` with each edge moved by up to ``jitter``, as a share of the box's side."""
     box = box_around(target)
     height, width = box.bottom - box.top, box.right - box.left
     shift = rng.uniform(-jitter, jitter, 4) * (height, width, height, width)
@@ -166,9 +200,9 @@ def training_box(target: Mask, rng: np.random.Generator, jitter: float = 0.1) ->
 
 
 def training_outline(target: Mask, rng: np.random.Generator) -> tuple[Polygon, ...]:
-    """``outline`` by a hand that is now careful, now careless."""
-    slip = rng.uniform(0, 0.03) * np.sqrt(np.count_nonzero(target))
-    polygons = outline(target, rng.uniform(0.004, 0.035))
+    """``outline``, drawn anywhere from carefully to carelessly."""
+    slip = rng.uniform(*OUTLINE_SLIP) * np.sqrt(np.count_nonzero(target))
+    polygons = outline(target, rng.uniform(*OUTLINE_TOLERANCES))
     return tuple(
         Polygon(tuple((r + rng.normal(0, slip), c + rng.normal(0, slip)) for r, c in p.points))
         for p in polygons
@@ -176,52 +210,64 @@ def training_outline(target: Mask, rng: np.random.Generator) -> tuple[Polygon, .
 
 
 def training_strokes(target: Mask, rng: np.random.Generator) -> tuple[Scribble, ...]:
-    """``strokes`` longer or shorter, straight or aslant, now and then with a broad brush."""
-    turn = rng.uniform(-np.pi, np.pi) if rng.random() < 0.3 else rng.uniform(-0.4, 0.4)
-    lines = strokes(target, int(rng.integers(2, 9)), rng.uniform(0.2, 0.9), turn)
-    if rng.random() < 0.7:
+    """``strokes``, longer or shorter, straight or slanted, sometimes with a broad brush."""
+    slanted = rng.random() < SLANTED_SHARE
+    turn = rng.uniform(-np.pi, np.pi) if slanted else rng.uniform(*SLIGHT_TURN)
+    n_points = int(rng.integers(*STROKE_LENGTHS))
+    lines = strokes(target, n_points, rng.uniform(*STROKE_REACHES), turn)
+    if rng.random() < 1 - BROAD_SHARE:
         return lines
-    width = max(rng.uniform(0.2, 0.8) * 2 * float(depth(target).max()), 1.0)
+    width = max(rng.uniform(*BROAD_WIDTH) * 2 * float(depth(target).max()), 1.0)
     return tuple(Scribble(line.points, width) for line in lines)
 
 
 def rough_mask(target: Mask, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """A bad mask of a non-empty ``target``, as another tool might give: grown, shrunk, moved or
-    cut, now and then soft. float32 ``[H, W]`` in [0, 1]."""
+    """A bad mask of a non-empty ``target``, bool ``[H, W]``, as another tool might give it: grown,
+    shrunk, moved or cut, and sometimes blurred. float32 ``[H, W]`` in [0, 1]."""
     side = float(np.sqrt(np.count_nonzero(target)))
     mask = target.astype(np.uint8)
     kernel = np.ones((3, 3), np.uint8)
-    times = max(int(rng.uniform(0, 0.1) * side), 1)
+    times = max(int(rng.uniform(*ROUGH_GROWTH) * side), 1)
     how = int(rng.integers(4))
     if how == 0:
         mask = np.asarray(cv2.dilate(mask, kernel, iterations=times), np.uint8)
     elif how == 1:
         mask = np.asarray(cv2.erode(mask, kernel, iterations=times), np.uint8)
     elif how == 2:
-        shift = np.concatenate([np.eye(2), rng.uniform(-0.15, 0.15, (2, 1)) * side], axis=1)
+        shift = np.concatenate([np.eye(2), rng.uniform(*ROUGH_SHIFT, (2, 1)) * side], axis=1)
         mask = np.asarray(cv2.warpAffine(mask, shift, mask.shape[::-1]), np.uint8)
     else:
         rows, cols = np.nonzero(target)
         cut = int(rng.choice(rows)), int(rng.choice(cols))
         mask[cut[0] :, cut[1] :] = 0
     soft = (mask if mask.any() else target).astype(np.float32)
-    if rng.random() < 0.5:
+    if rng.random() < SOFT_SHARE:
         blur = rng.uniform(0.3, max(min(side / 8, 4.0), 0.4))
         soft = np.minimum(cv2.GaussianBlur(soft, (0, 0), blur), 1).astype(np.float32)
     return soft
 
 
 def training_negative(target: Mask, others: Mask, rng: np.random.Generator) -> Click | None:
-    """A negative click before there is any answer: on another object, near the edge, or anywhere
-    off ``target``; shares after SegNext's recipe. None when nothing lies off it."""
+    """A negative click before the first answer: on another object, near the edge, or anywhere off
+    the object, by the shares of SegNext's recipe.
+
+    Args:
+        target: the object, bool ``[H, W]``.
+        others: bool ``[H, W]``, pixels of other objects.
+        rng: the only source of chance.
+
+    Returns:
+        The click; None when there is no pixel to click on.
+    """
     off = ~target
     draw = rng.random()
-    if draw < 0.5 and others.any():
+    if draw < ON_OTHER_SHARE and others.any():
         off = others & off
-    elif draw < 0.9:
-        band = max(round(0.15 * float(np.sqrt(np.count_nonzero(target)))), 2)
-        wide = cv2.dilate(target.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=band)
-        near = cv2.dilate(target.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=2)
+    elif draw < NEAR_EDGE_SHARE:
+        band = max(round(EDGE_BAND * float(np.sqrt(np.count_nonzero(target)))), EDGE_GAP)
+        kernel = np.ones((3, 3), np.uint8)
+        wide = cv2.dilate(target.astype(np.uint8), kernel, iterations=band)
+        near = cv2.dilate(target.astype(np.uint8), kernel, iterations=EDGE_GAP)
         off = np.asarray((wide > 0) & (near == 0))
     places = np.flatnonzero(off)
     if not len(places):

@@ -1,4 +1,4 @@
-"""Whether exported files give the network's own answers."""
+"""Checks that exported files give the network's own answers."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ import torch
 
 from model.errors import ExportError
 from model.masks import iou
-from model.network.decoder import PATCH
+from model.network.config import PATCH
 from model.network.prompts import Box, Click, Polygon, Prompt
 from model.network.rasterise import prompt_map
 from model.network.segnext import MULTIPLE, SegNext
 
-LOGITS_TOLERANCE = 1e-3
-IOU_TOLERANCE = 0.999
+LOGITS_TOLERANCE = 1e-3  # see ``Agreement.logits_difference``
+LEAST_IOU = 0.999
+ERRORS_ONLY = 3  # level of ONNX Runtime's log
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far exported files are from the network they were made of.
+    """How well exported files agree with the network that they were made from.
 
     Attributes:
         answers: how many were compared.
-        logits_difference: the largest between two logits; where an answer's logits reach beyond
-            1, as a share of the largest of them, which is what float32 is exact to.
-        mask_iou: the smallest of two masks.
+        logits_difference: the largest difference of two logits. Where an answer has logits above 1,
+            the difference is divided by the largest of them, because the error of float32 grows
+            with the numbers.
+        mask_iou: the smallest IoU of two masks.
     """
 
     answers: int
@@ -42,32 +44,37 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        return self.logits_difference <= LOGITS_TOLERANCE and self.mask_iou >= IOU_TOLERANCE
+        """Whether both are within tolerance."""
+        return self.logits_difference <= LOGITS_TOLERANCE and self.mask_iou >= LEAST_IOU
 
 
 class Files:
-    """The two files in ONNX Runtime, called as a program without PyTorch calls them."""
+    """The two files in ONNX Runtime, used as a program without PyTorch uses them."""
 
     def __init__(self, encoder: Path, decoder: Path) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors
+        options.log_severity_level = ERRORS_ONLY
         options.intra_op_num_threads = torch.get_num_threads()
         providers = ["CPUExecutionProvider"]
         self._encoder = onnxruntime.InferenceSession(encoder, options, providers)
         self._decoder = onnxruntime.InferenceSession(decoder, options, providers)
 
     def encode(self, image: npt.NDArray[np.uint8]) -> dict[str, Array]:
-        """What the decoder wants of an image, uint8 ``[H, W, 3]`` at the network's input size."""
+        """The decoder's inputs for an image, uint8 ``[H, W, 3]`` at the network's input size."""
         names = [output.name for output in self._encoder.get_outputs()]
         return dict(zip(names, self._encoder.run(names, {"image": image}), strict=True))
 
     def decode(
         self, maps: dict[str, Array], prompts: Sequence[Prompt], image_size: tuple[int, int]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-        """Masks ``[N, *image_size]`` and logits ``[N, h, w]`` of prompts with clicks, at most one
-        box, polygons, and a mask of probabilities."""
+        """Masks, bool ``[N, *image_size]``, and logits, float32 ``[N, h, w]``, for N prompts.
+
+        Args:
+            maps: from ``encode``.
+            prompts, image_size: as in ``request``.
+        """
         rows, cols = maps["image_embeddings"].shape[2:]
         inputs = maps | request(prompts, image_size, (rows * PATCH, cols * PATCH))
         masks, logits = self._decoder.run(["masks", "low_res_masks"], inputs)
@@ -77,10 +84,10 @@ class Files:
 def request(
     prompts: Sequence[Prompt], image_size: tuple[int, int], map_size: tuple[int, int]
 ) -> dict[str, Array]:
-    """The decoder's inputs for prompts on an image of ``image_size`` pixels.
+    """The decoder's inputs for prompts on one image.
 
     Args:
-        prompts: with clicks, polygons, at most one box, and masks of one size between them.
+        prompts: with clicks, polygons, at most one box each, and masks that all have one size.
         image_size: (height, width) of the original image.
         map_size: (height, width) to draw polygons at.
     """
@@ -111,8 +118,10 @@ def request(
 
 
 def compare(model: SegNext, encoder: Path, decoder: Path) -> Agreement:
-    """Ask the files and the network the same: images of several shapes where the network takes
-    them, one prompt and several, of every kind that the files take.
+    """Compare the answers of the files and of the network.
+
+    Images of several shapes (where the network takes them), one prompt and several, and every kind
+    of prompt that the files take are compared.
 
     Raises:
         ExportError: the answers differ.
@@ -126,7 +135,7 @@ def compare(model: SegNext, encoder: Path, decoder: Path) -> Agreement:
     for shape in shapes:
         picture = _picture(*shape)
         embedding = model.encode(picture)
-        # A larger original of the same shape, so that coordinates and masks have to be scaled.
+        # The original is larger and of the same shape, so that coordinates and masks are scaled.
         image_size = (shape[0] * 3 // 2, shape[1] * 3 // 2)
         embedding = replace(embedding, image_size=image_size)
         maps = files.encode(picture)
@@ -140,7 +149,7 @@ def compare(model: SegNext, encoder: Path, decoder: Path) -> Agreement:
                 difference = np.abs(wanted - given).max() / max(np.abs(wanted).max(), 1)
                 total = Agreement(
                     total.answers + 1,
-                    # A NaN must not pass for a small difference.
+                    # NaN must not count as a small difference.
                     max(total.logits_difference, float(np.nan_to_num(difference, nan=np.inf))),
                     min(total.mask_iou, iou(ours.mask(), mask)),
                 )
@@ -154,7 +163,7 @@ def compare(model: SegNext, encoder: Path, decoder: Path) -> Agreement:
 
 
 def _picture(height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Smooth colours and a disk of another colour, uint8 ``[height, width, 3]``."""
+    """A picture of smooth colours with a disk of another colour, uint8 ``[height, width, 3]``."""
     coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), np.uint8)
     picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     centre = (round(width * 0.4), round(height * 0.6))
@@ -165,6 +174,7 @@ def _picture(height: int, width: int) -> npt.NDArray[np.uint8]:
 def _prompts(
     first: Click, image_size: tuple[int, int], previous: npt.NDArray[np.float32]
 ) -> list[Prompt]:
+    """Prompts of every kind; ``previous`` is the answer to ``first``, float32 ``[h, w]``."""
     height, width = image_size
     corner = Click(1, 1, positive=False)
     box = Box(height * 0.3, width * 0.1, height * 0.9, width * 0.7)

@@ -1,6 +1,6 @@
-"""What stands around the network in ``decoder.onnx``: drawing prompts, masks of the image's size.
+"""What ``decoder.onnx`` does besides the network: it draws prompts and restores masks' sizes.
 
-Everything here is traced for ONNX, so sides stay tensors and nothing depends on values.
+Everything here is traced for ONNX, so sizes stay tensors and no branch depends on values.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.network.decoder import PATCH
+from model.network.config import PATCH
 from model.network.prediction import restore_size
 from model.network.segnext import SegNext
 
@@ -19,7 +19,7 @@ POSITIVE, NEGATIVE, CORNER, OTHER_CORNER = 1, 0, 2, 3  # labels of points; -1 is
 
 
 class PromptDecoder(nn.Module):
-    """Prompts in pixels of the original image -> masks of its size; see ``forward``."""
+    """Turns prompts in pixels of the original image into masks of its size; see ``forward``."""
 
     disk: Tensor
 
@@ -43,7 +43,9 @@ class PromptDecoder(nn.Module):
         regions: Tensor,
         orig_im_size: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """All float32.
+        """Answer N prompts on one image.
+
+        All arguments are float32.
 
         Args:
             image_embeddings: of one image, ``[1, C, h, w]``.
@@ -51,19 +53,19 @@ class PromptDecoder(nn.Module):
             point_coords: ``[N, K, 2]`` as (x, y) in pixels of the original image.
             point_labels: ``[N, K]``: 1 a positive click, 0 a negative one, 2 and 3 opposite
                 corners of one box, -1 padding.
-            mask_input: ``[N, 1, a, b]``, ``low_res_masks`` of the answer before.
+            mask_input: ``[N, 1, a, b]``, ``low_res_masks`` of the previous answer.
             has_mask_input: ``[N]``, 1 where there was one, else 0.
-            regions: ``[N, 2, c, d]`` in [0, 1] over the whole image at any resolution: what is
-                on the object, and what is off it.
+            regions: ``[N, 2, c, d]`` in [0, 1] over the whole image at any resolution: pixels on
+                the object, and pixels off it.
             orig_im_size: ``[2]``, height and width of the original image.
 
         Returns:
-            ``masks`` bool ``[N, height, width]``, ``low_res_masks`` ``[N, 1, 4h, 4w]`` (the
-            network's logits).
+            ``masks`` bool ``[N, height, width]``, and ``low_res_masks`` float32
+            ``[N, 1, 4h, 4w]``, the network's logits.
         """
         size = (image_embeddings.shape[2] * PATCH, image_embeddings.shape[3] * PATCH)
         sides = torch._shape_as_tensor(image_embeddings)[2:] * PATCH
-        # Not ``sigmoid``: ONNX Runtime's is never quite 0, and the network asks what is above 0.
+        # Not ``sigmoid``: that of ONNX Runtime is never exactly 0, and the network compares with 0.
         previous = 1 / (1 + torch.exp(-mask_input)) * has_mask_input[:, None, None, None]
         previous = F.interpolate(previous, size, mode="bilinear", align_corners=False)
         drawn = F.interpolate(regions, size, mode="bilinear", align_corners=False)
@@ -75,7 +77,7 @@ class PromptDecoder(nn.Module):
         )
         image_size = orig_im_size.long()
         full = restore_size(logits, size, (image_size[0], image_size[1]))  # type: ignore[arg-type]
-        # Against the threshold's own logit: no pass over every pixel for its probability.
+        # Logits are compared with the threshold's logit, which saves computing probabilities.
         masks = full[:, 0] > math.log(self.threshold / (1 - self.threshold))
         return masks, logits
 
@@ -87,15 +89,16 @@ class PromptDecoder(nn.Module):
         sides: Tensor,
         orig_im_size: Tensor,
     ) -> Tensor:
-        """``model.network.rasterise.prompt_map`` of clicks and boxes, in operations that ONNX has.
+        """Draw clicks and boxes as ``model.network.rasterise.prompt_map``, by operations that ONNX
+        has.
 
         Args:
             point_coords, point_labels, orig_im_size: as in ``forward``.
             size: (height, width) of the map.
-            sides: the same as an int tensor ``[2]``.
+            sides: the same as an integer tensor ``[2]``.
 
         Returns:
-            float32 ``[N, 2, *size]`` of 0 and 1: positive, negative.
+            float32 ``[N, 2, *size]``, 0 or 1: positive, negative.
         """
         points = point_coords.flip(2)  # as (row, col)
         clicks = self._clicks(points, point_labels, size, sides, orig_im_size)
@@ -105,14 +108,15 @@ class PromptDecoder(nn.Module):
     def _clicks(
         self, points: Tensor, labels: Tensor, size: tuple[int, int], sides: Tensor, image: Tensor
     ) -> Tensor:
-        """``model.network.rasterise.draw_clicks``, positive and negative: ``[N, 2, H, W]``."""
-        # What is off the map is drawn in a margin, which is then cut off.
+        """Clicks as ``model.network.rasterise.draw_clicks`` draws them: ``[N, 2, H, W]``, positive
+        and negative. ``points`` are (row, col), ``[N, K, 2]``."""
+        # Disks that reach beyond the map are drawn in a margin, which is then cut off.
         beyond = self.radius + 2
         margin = self.radius + beyond
         scaled = torch.minimum(points * (sides / image), sides + (beyond - 1.0))
         centres = (scaled.clamp(min=-beyond) + 0.5).long() + margin  # truncates
         pixels = centres[:, :, None] + self.disk  # [N, K, pixels of a disk, 2]
-        third = torch.full_like(labels, 2)  # a channel for what is no click, cut off too
+        third = torch.full_like(labels, 2)  # a channel for other points, cut off as well
         channels = torch.where(labels == NEGATIVE, torch.ones_like(labels), third)
         channels = torch.where(labels == POSITIVE, torch.zeros_like(labels), channels).long()
         prompts = torch.arange(points.shape[0])
@@ -124,10 +128,11 @@ class PromptDecoder(nn.Module):
     def _boxes(
         self, points: Tensor, labels: Tensor, size: tuple[int, int], sides: Tensor, image: Tensor
     ) -> Tensor:
-        """``model.network.rasterise.fill_boxes`` for a box each: ``[N, 1, H, W]``."""
+        """Boxes as ``model.network.rasterise.fill_boxes`` draws them, one for each prompt at most:
+        ``[N, 1, H, W]``. ``points`` are (row, col), ``[N, K, 2]``."""
         corner = ((labels == CORNER) | (labels == OTHER_CORNER))[..., None]
         scaled = points * sides / image
-        # Without corners the box lies infinitely far away.
+        # A prompt without corners gets a box that is infinitely far away.
         low = torch.where(corner, scaled, torch.inf).amin(1)
         high = torch.where(corner, scaled, -torch.inf).amax(1)
         touches = ((high >= 0) & (low <= sides)).all(1)

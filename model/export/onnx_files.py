@@ -1,8 +1,8 @@
-"""The network as two ONNX files, for programs without PyTorch: browsers, servers, other tools.
+"""Writes the network as two ONNX files, for programs without PyTorch: browsers, servers, tools.
 
-``encoder.onnx`` runs once per image, ``decoder.onnx`` once per click, or for many prompts at once.
-The decoder draws the prompts and gives masks of the image's own size; its inputs and outputs carry
-the names of segment-anything's ONNX decoder. See docs/export.md.
+``encoder.onnx`` runs once for each image, ``decoder.onnx`` once for each click or for many prompts
+together. The decoder draws the prompts and gives masks of the image's own size; its inputs and
+outputs have the names of segment-anything's ONNX decoder. See docs/export.md.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ OPSET = 18
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 PACKAGES = ("onnx", "onnxruntime")
 
-MAPS = {"image_embeddings": 16, "skip_4": 4, "skip_8": 8}  # and their strides
-PROMPTS = {  # the decoder's inputs beside the image's, with the names of the sides that vary
+MAPS = {"image_embeddings": 16, "skip_4": 4, "skip_8": 8}  # the encoder's outputs and their strides
+# The decoder's inputs other than these, with the names of the sides that vary.
+PROMPTS = {
     "point_coords": {0: "prompts", 1: "points"},
     "point_labels": {0: "prompts", 1: "points"},
     "mask_input": {0: "prompts", 2: "mask_height", 3: "mask_width"},
@@ -50,7 +51,7 @@ ANSWERS = {
 
 @dataclass(frozen=True)
 class Exported:
-    """Two ONNX files, and how well they give the network's answers."""
+    """Two ONNX files, and how well their answers agree with the network's."""
 
     encoder: Path
     decoder: Path
@@ -58,10 +59,14 @@ class Exported:
 
 
 def export(model: SegNext, folder: Path) -> Exported:
-    """Write ``model`` as ``encoder.onnx`` and ``decoder.onnx``, compared with PyTorch.
+    """Write ``model`` as ``encoder.onnx`` and ``decoder.onnx``, and compare them with PyTorch.
 
-    Both files appear in ``folder`` when they were found to give the network's masks, else neither.
-    Words are not exported: a text branch stays behind.
+    Both files appear in ``folder`` when they give the network's masks, else neither. A text branch
+    is not exported.
+
+    Args:
+        model: left as it is.
+        folder: is made where there is none; files of these names in it are replaced.
 
     Raises:
         ExportError: the ONNX packages are not installed, ``folder`` cannot be written, or the
@@ -93,7 +98,7 @@ def export(model: SegNext, folder: Path) -> Exported:
 
 
 def _plain(model: SegNext) -> SegNext:
-    """A copy in full precision, without words."""
+    """A copy in full precision, without a text branch."""
     plain = copy.deepcopy(model).cpu().float().eval()
     plain.text_branch = None
     for block in _blocks(plain):
@@ -106,8 +111,7 @@ def _blocks(model: SegNext) -> list[Block]:
 
 
 class ImageEncoder(nn.Module):
-    """``image`` uint8 ``[H, W, 3]`` RGB at the network's input size -> the features
-    ``[1, C, H/16, W/16]`` and the skips of the small encoder."""
+    """The image encoder, with normalisation before it; see ``forward``."""
 
     mean: Tensor
     std: Tensor
@@ -119,14 +123,23 @@ class ImageEncoder(nn.Module):
         self.register_buffer("std", torch.tensor(model.config.std))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Encode an image, uint8 ``[H, W, 3]`` RGB at the network's input size.
+
+        Returns:
+            Features ``[1, C, H/16, W/16]``; with the small encoder also the skips
+            ``[1, 24, H/4, W/4]`` and ``[1, 32, H/8, W/8]``.
+        """
         normalised = (image.float() / 255 - self.mean) / self.std
         features, skips = self.backbone(normalised.permute(2, 0, 1)[None])
         return features, *skips
 
 
 class HeadByHead(nn.Module):
-    """timm's attention, one head after the other: runtimes without fused attention keep the
-    tokens' products of one head at a time, not of all (at 4096 tokens 67 MB each)."""
+    """timm's attention, computed one head after the other.
+
+    A runtime without fused attention then keeps the attention matrix of only one head at a time,
+    not of all heads (67 MB each at 4096 tokens).
+    """
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -134,6 +147,7 @@ class HeadByHead(nn.Module):
         self.heads, self.scale = attention.num_heads, attention.scale
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """``[B, N, C]`` -> ``[B, N, C]``."""
         parts = self.qkv(tokens).chunk(3 * self.heads, 2)
         n = self.heads
         queries, keys, values = parts[:n], parts[n : 2 * n], parts[2 * n :]
@@ -147,6 +161,7 @@ class HeadByHead(nn.Module):
 
 @torch.no_grad()
 def _write_both(model: SegNext, encoder: Path, decoder: Path) -> None:
+    """Write both files; ``model`` is changed. The sizes below are examples to trace with."""
     for block in _blocks(model):
         block.attn = HeadByHead(block.attn)
     small = model.config.encoder == "mobilenetv2"
@@ -183,11 +198,13 @@ def _write(
     model: SegNext,
     path: Path,
 ) -> None:
+    """Write one file. ``inputs`` and ``outputs`` give the names of each tensor's varying sides."""
     import onnx
     import torch.onnx
 
     with warnings.catch_warnings():
-        # That it is the older exporter, and that sides became constants: see ``compare``.
+        # It warns that it is the older exporter, and that sizes became constants; ``compare`` finds
+        # out whether that did harm.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             network.eval(),
@@ -197,7 +214,7 @@ def _write(
             output_names=list(outputs),
             dynamic_axes=inputs | outputs,
             opset_version=OPSET,
-            # The exporter over torch.export takes a minute and more where this takes a second.
+            # The newer exporter takes more than a minute where this one takes a second.
             dynamo=False,
         )
     file = onnx.load(path)
@@ -207,6 +224,7 @@ def _write(
 
 
 def _properties(model: SegNext) -> dict[str, str]:
+    """The metadata of both files; see docs/export.md."""
     config = model.config
     squash = config.encoder == "vit"
     return {

@@ -1,11 +1,11 @@
-"""Checks our network against arrays the reference network made.
+"""Compares our network with arrays that the reference network made.
 
     python -m model.export.parity CHECKPOINT.pth FIXTURE.npz
 
-A fixture holds, per image size ``HxW``: ``HxW/image`` (uint8 ``[H, W, 3]``), ``HxW/image_feats``
-(float32 ``[1, C, G, G]``), ``HxW/clicks_positive_row_col`` (int or float ``[n, 3]``, in order) and
-``HxW/prob_after_k_clicks`` (float32 ``[H, W]``, for each k up to n; each answer is fed back as the
-next prompt's previous mask).
+A fixture holds, for each image size ``HxW``: ``HxW/image`` (uint8 ``[H, W, 3]``),
+``HxW/image_feats`` (float32 ``[1, C, G, G]``), ``HxW/clicks_positive_row_col`` (int or float
+``[n, 3]``, in order) and, for each k from 1 to n, ``HxW/prob_after_k_clicks`` (float32 ``[H, W]``).
+Each answer is fed back as the next prompt's previous mask.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ MASK_TOLERANCE = 1e-4
 
 
 def differences(model: SegNext, fixture: Path) -> dict[str, float]:
-    """The largest absolute difference per array of a fixture, keyed by the array's name.
+    """The largest absolute difference for each array of a fixture, by the array's name.
 
     Raises:
-        DatasetError: the file is not such a fixture: unreadable, or an array is missing, of
-            another kind, or without its click.
+        DatasetError: the file is not such a fixture: it cannot be read, or an array is missing, of
+            the wrong type, or without its click.
     """
     try:
         with fixture.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
@@ -68,24 +68,29 @@ def differences(model: SegNext, fixture: Path) -> dict[str, float]:
 
 
 def _clicks(array: npt.NDArray[Any]) -> tuple[Click, ...]:
+    """The clicks of rows [1 or 0, row, col], ``[n, 3]``."""
     if array.size and (array.ndim != 2 or array.shape[1] != 3 or array.dtype.kind not in "iuf"):
         raise DatasetError("A fixture's clicks are rows of [1 or 0, row, col]; make it again.")
     return tuple(Click(row, col, bool(positive)) for positive, row, col in array.tolist())
 
 
 def _largest(ours: npt.NDArray[np.float32], theirs: npt.NDArray[Any]) -> float:
+    """The largest absolute difference; infinite where shapes or types do not fit."""
     if ours.shape != theirs.shape or theirs.dtype.kind != "f":
         return float("inf")
     return float(np.abs(ours - theirs).max())
 
 
 def tolerance(name: str) -> float:
-    """The largest difference allowed for an array of that name."""
+    """The largest difference that is allowed for an array of that name."""
     return FEATURES_TOLERANCE if name.endswith("image_feats") else MASK_TOLERANCE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the largest difference per array; 0 when all are within tolerance, else 1 or 2."""
+    """Print the largest difference for each array.
+
+    The exit code is 0 when all are within tolerance, 1 when one is not, 2 when a file is unusable.
+    """
     parser = argparse.ArgumentParser(prog="python -m model.export.parity", description=main.__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("fixture", type=Path)

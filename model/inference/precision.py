@@ -1,9 +1,9 @@
-"""In which precision a network that serves computes, and whether it is compiled.
+"""The precision in which a serving network computes, and its compilation.
 
-Nine tenths of the released shape's arithmetic are the matrices of its transformer blocks. Only
-these go into a lower precision (see ``model.network.block``); tokens, norms, likeness, neck, head
-and logits, which decide about the mask, stay in float32. docs/speed.md has what it costs in
-agreement and gains in time.
+Nine tenths of the released shape's arithmetic are the matrix products of its transformer blocks.
+Only these are put into a lower precision (see ``model.network.block``). Tokens, norms, similarity,
+neck, head and logits, which decide about the mask, stay in float32. docs/speed.md says how much
+time this saves and how well the masks agree.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 WIDE = 512  # channels from which the blocks' matrices are most of the work on a CPU
-PAYS = 1.5  # times faster that a matrix product has to be
-PROBE = 768  # side of the matrices tried: the released shape's width
-# Images that show a compiled network all its shapes: longest side by longest side, and half of it.
+LEAST_GAIN = 1.5  # how many times faster a bfloat16 matrix product has to be
+PROBE = 768  # side of the matrices that are timed: the released shape's width
+TRIALS = 5  # how often each is timed
+# Images that show a compiled network its shapes: (height, width) in halves of its longest side.
 SHAPES = ((2, 2), (1, 2), (2, 1))
 
 
 def choose(precision: Precision, model: SegNext) -> torch.dtype:
-    """The type of the blocks' matrices.
+    """The type in which the blocks' matrices are multiplied.
 
-    "auto" takes float16 on a GPU, for it agrees best with float32; on a CPU bfloat16, for wide
-    blocks where this CPU is measured to be faster at it; else float32.
+    "auto" is float16 on a GPU, because it agrees best with float32. On a CPU it is bfloat16 where
+    the blocks are wide and this CPU was measured to be faster with it. Else it is float32.
     """
     if precision != "auto":
         return DTYPES[precision]
@@ -46,22 +47,23 @@ def choose(precision: Precision, model: SegNext) -> torch.dtype:
 
 
 def lower(model: SegNext, dtype: torch.dtype) -> None:
-    """Cast the blocks' matrices of a network that serves; not of one that trains or is saved.
+    """Cast the blocks' matrices of a network that serves, in place. Such a network must not be
+    trained or saved.
 
-    Its embeddings stay interchangeable with those of other precisions and keep their key: they
-    differ by less than an annotator can see, and a GPU's are good on a CPU.
+    Its embeddings keep their key and can be mixed with those of other precisions and devices: they
+    differ by less than an annotator can see.
     """
-    _ = model.encoder_fingerprint  # of the weights as they came
+    _ = model.encoder_fingerprint  # computed and remembered before the weights are rounded
     for block in model.modules():
         if isinstance(block, Block):
             block.lower(dtype)
 
 
 def compile_and_warm(model: SegNext) -> None:
-    """``torch.compile`` encoder and decoder, and have them compiled before anyone waits.
+    """Compile encoder and decoder with ``torch.compile``, before the first annotator waits for it.
 
     Raises:
-        CheckpointError: they cannot be compiled here; on a CPU that takes a C++ compiler.
+        CheckpointError: they cannot be compiled here; on a CPU this needs a C++ compiler.
     """
     model.compile(dynamic=True)
     model.backbone.compile(dynamic=True)
@@ -82,16 +84,16 @@ def compile_and_warm(model: SegNext) -> None:
 
 @cache
 def bf16_pays() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices faster than float32 ones by enough.
+    """Whether this CPU multiplies bfloat16 matrices enough faster than float32 ones.
 
-    Measured, for no list of instruction sets says what a library makes of them: with AMX it is
-    five times, with bfloat16 dot products under two, with neither it is slower.
+    It is measured, because no list of instruction sets says how well a library uses them: with AMX
+    it is five times as fast, with bfloat16 dot products less than twice, with neither it is slower.
     """
     wide = torch.rand(PROBE, PROBE)
     narrow = wide.bfloat16()
-    # In turn, so that other work on the machine slows both; the best of each is neither's bad luck.
-    trials = [(_seconds(wide), _seconds(narrow)) for _ in range(5)]
-    return min(slow for slow, _ in trials) > PAYS * min(quick for _, quick in trials)
+    # The two take turns, so that other work on the machine slows both, and the best of each counts.
+    trials = [(_seconds(wide), _seconds(narrow)) for _ in range(TRIALS)]
+    return min(slow for slow, _ in trials) > LEAST_GAIN * min(quick for _, quick in trials)
 
 
 def _seconds(matrix: torch.Tensor) -> float:

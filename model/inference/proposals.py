@@ -1,9 +1,9 @@
-"""A mask for every object of an image that nobody pointed at: the field's segment-anything task.
+"""Masks of all objects of an image, without an annotator: the field's segment-anything task.
 
-A grid of clicks is answered click by click, as in SegNext's and SAM's protocol (arXiv 2404.00741,
-2304.02643). An answer stays when it is an object's rather than the click's: it hardly changes with
-the threshold, covers its click, and is neither a speck nor the ground that all else stands on. Of
-answers that say the same, the steadiest stays. It all happens at stride 4 of the network's input.
+Each click of a grid is answered by itself, as in SegNext's and SAM's protocol (arXiv 2404.00741,
+2304.02643). An answer is kept when it looks like an object: it hardly changes with the threshold,
+covers its click, and is neither very small nor the background. Of several answers with nearly the
+same mask, the most stable is kept. All of this happens at stride 4 of the network's input.
 """
 
 from __future__ import annotations
@@ -24,22 +24,25 @@ from model.network.prompts import Click, Prompt
 from model.network.segnext import SegNext
 from model.progress import Progress, silent
 
-BATCH = 32  # clicks between two reports of how far it is; bounds memory too
-OUTSIDE = -10.0  # the logit of a part that was taken out
+BATCH = 32  # clicks answered between two reports of progress; this bounds the memory too
+OUTSIDE = -10.0  # the logit of parts of an answer that were removed
+LARGEST_GRID = 64
 
 
 @dataclass(frozen=True)
 class ProposalConfig:
-    """How many clicks, and what becomes of their answers. Defaults: see ``docs/proposals.md``.
+    """How many clicks are made, and which answers are kept. ``docs/proposals.md`` says how the
+    defaults were chosen.
 
     Attributes:
-        grid: 1 to 64; about ``grid ** 2`` clicks, in cells as square as the image allows.
-        offset: above 0; how far, in logits, the threshold is moved up and down to see whether the
-            mask stays.
-        min_stability: 0 to 1; IoU of those two masks below which an answer is dropped.
-        min_area, max_area: 0 to 1; share of the image below and above which one is dropped.
+        grid: 1 to 64; about ``grid ** 2`` clicks are made, in cells as square as the image allows.
+        offset: above 0; how far, in logits, the threshold is moved up and down to see how much the
+            mask changes.
+        min_stability: 0 to 1; an answer is dropped when the IoU of those two masks is lower.
+        min_area, max_area: 0 to 1; an answer is dropped when it covers a smaller, or a larger,
+            share of the image.
         max_iou: 0 to 1; of two answers with a higher IoU the less stable is dropped.
-        max_proposals: 1 or more; the least stable are dropped beyond.
+        max_proposals: 1 or more; how many are kept, the most stable first.
     """
 
     grid: int = 16
@@ -52,7 +55,7 @@ class ProposalConfig:
 
     def __post_init__(self) -> None:
         shares = (self.min_stability, self.min_area, self.max_area, self.max_iou)
-        if not 1 <= self.grid <= 64 or self.max_proposals < 1 or not self.offset > 0:
+        if not 1 <= self.grid <= LARGEST_GRID or self.max_proposals < 1 or not self.offset > 0:
             raise PromptError(
                 "Proposals take a grid of 1 to 64, an offset above 0 and at least one proposal; "
                 "mend the one that is not."
@@ -66,11 +69,12 @@ class Proposal:
     """One object that the network found.
 
     Attributes:
-        prediction: the part of the answer that was clicked on, at stride 4; its ``mask()``, bool
-            ``[H, W]``, is made when asked for, so that many proposals take little memory.
-        click: what it answers; its cell is in the mask.
-        stability: in [0, 1], above 0; how alike the masks at two thresholds are.
-        area: share of the image in (0, 1].
+        prediction: the answer, reduced to the part that was clicked on, at stride 4. Its
+            ``mask()``, bool ``[H, W]``, is made when asked for, so many proposals take little
+            memory.
+        click: the click that it answers; it lies in the mask.
+        stability: in (0, 1]; IoU of the masks at two thresholds.
+        area: share of the image that it covers, in (0, 1].
     """
 
     prediction: Prediction
@@ -80,7 +84,7 @@ class Proposal:
 
     @property
     def score(self) -> float:
-        """As ``Prediction.score``; in [0, 1]."""
+        """The estimated IoU in [0, 1], as ``Prediction.score``."""
         return self.prediction.score
 
     @property
@@ -95,7 +99,17 @@ def propose(
     config: ProposalConfig = ProposalConfig(),
     progress: Progress = silent,
 ) -> list[Proposal]:
-    """Masks of the objects of one image, the largest first; the same ones every time."""
+    """Propose masks for the objects of one image.
+
+    Args:
+        model: the network that the embedding is from.
+        embedding: of the image.
+        config: how many clicks are made, and which answers are kept.
+        progress: called with the number of clicks answered, and of all clicks.
+
+    Returns:
+        The proposals, the largest first; the same ones every time.
+    """
     clicks = grid_clicks(embedding.image_size, config.grid)
     found: list[Proposal] = []
     for start in range(0, len(clicks), BATCH):
@@ -110,8 +124,8 @@ def propose(
 
 
 def grid_clicks(image_size: tuple[int, int], grid: int) -> list[Click]:
-    """About ``grid ** 2`` positive clicks, each in the middle of its cell; never more of them along
-    a side than it has pixels."""
+    """About ``grid ** 2`` positive clicks, each in the middle of its cell, in pixels of an image of
+    ``image_size`` (height, width); along a side never more than it has pixels."""
     height, width = image_size
     rows = min(max(round(grid * math.sqrt(height / width)), 1), height)
     cols = min(max(round(grid * math.sqrt(width / height)), 1), width)
@@ -123,7 +137,7 @@ def grid_clicks(image_size: tuple[int, int], grid: int) -> list[Click]:
 
 
 def _judge(click: Click, answer: Prediction, config: ProposalConfig) -> Proposal | None:
-    """The answer to a click as a proposal, None when it looks like no object."""
+    """The answer to a click as a proposal; None when it does not look like an object."""
     logits = answer.logits.numpy()
     cut = _cut(answer)
     mask = logits > cut
@@ -146,7 +160,7 @@ def _cut(answer: Prediction) -> float:
 
 
 def _cell(click: Click, answer: Prediction) -> tuple[int, int]:
-    """Where a click lies in an answer's logits."""
+    """The (row, col) of an answer's logits in which a click lies."""
     height, width = answer.logits.shape
     row = int(click.row * height / answer.image_size[0])
     col = int(click.col * width / answer.image_size[1])
@@ -154,7 +168,8 @@ def _cell(click: Click, answer: Prediction) -> tuple[int, int]:
 
 
 def _part_at(mask: Mask, cell: tuple[int, int]) -> Mask:
-    """The connected part of a mask around a cell; empty when the cell is outside the mask."""
+    """The connected part of a mask, bool ``[h, w]``, around a cell; empty when the cell is outside
+    the mask."""
     if not mask[cell]:
         return np.zeros_like(mask)
     parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)[1]
@@ -162,17 +177,19 @@ def _part_at(mask: Mask, cell: tuple[int, int]) -> Mask:
 
 
 def _is_ground(mask: Mask) -> bool:
-    """Whether a mask reaches all four sides of the image, as 1 object in 300 does."""
+    """Whether a mask, bool ``[h, w]``, reaches all four sides of the image; of objects, only 1 in
+    300 does."""
     return bool(mask[0].any() and mask[-1].any() and mask[:, 0].any() and mask[:, -1].any())
 
 
 def distinct(found: Sequence[Proposal], config: ProposalConfig) -> list[Proposal]:
-    """The steadiest of each group that says the same; ties go to the earlier click."""
+    """The most stable of each group of similar masks; of equally stable ones the earlier click's
+    answer."""
     order = sorted(found, key=lambda proposal: -proposal.stability)
     if not order:
         return []
     masks = np.stack([proposal.cells.ravel() for proposal in order])
-    # One product for all pairs; float32 counts exactly up to 2**24 cells, and BLAS is quick at it.
+    # One matrix product for all pairs. float32 is exact up to 2**24 cells, and fast in BLAS.
     areas, ones = masks.sum(1), masks.astype(np.float32)
     common = ones @ ones.T
     iou = common / (areas[:, None] + areas[None] - common)

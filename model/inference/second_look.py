@@ -1,10 +1,10 @@
-"""A second look: what is small on the network's grid is encoded again from a window around it.
+"""A second look: a small object is encoded again from a window around it.
 
-The network sees an image at a few hundred pixels a side. An object that is small there covers few
-of its tokens, and in a large photograph most of its pixels are gone. So a square window around the
-object, cut from the original pixels, is encoded like an image of its own and the prompt decoded
-there. Nothing is remembered between prompts: the window follows from the prompt (its marks and the
-previous mask) and, when these do not say how large the object is, from the first answer.
+The network sees an image at a few hundred pixels along a side. An object that is small there covers
+only a few tokens, and in a large photograph most of its pixels are lost. So a square window around
+the object, cut from the original pixels, is encoded like an image of its own, and the prompt is
+decoded in it. Nothing is remembered between prompts: the window follows from the prompt (its marks
+and the previous mask) and, when these do not say how large the object is, from the first answer.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.errors import PromptError
+from model.masks import Mask
 from model.network.embedding import Embedding
 from model.network.prediction import Prediction, Window
 from model.network.prompts import Box, Click, Point, Polygon, Prompt, Scribble, check_prompt
@@ -27,21 +28,25 @@ from model.network.segnext import SegNext
 Size = tuple[int, int]
 
 # Chosen on the training sets' validation split; see docs/second-look.md.
-MARGIN = 1.5  # side of a window in extents of what it is for: the network needs surroundings
-LEAST_ZOOM = 1.3  # below it a window shows hardly more than what was seen before
-MOST_LOOKS = 3  # at one prompt, each closer than the last
-MOST_GROWTH = 1.5  # of the area, from one look to the next
-FINE = 96  # cells a side of a mask cut to a window: of fewer, those at its edges would blur
-LEAST_SIDE = 48  # pixels of the smallest window
-# Sides grow by this factor and places lie on a grid of the side / ``SNAP``, so that the next click
-# on the same object mostly finds the same window, which is encoded already.
+MARGIN = 1.5  # side of a window, divided by the object's: the network needs some surroundings
+LEAST_ZOOM = 1.3  # below it, a window shows hardly more than the network saw before
+MOST_LOOKS = 3  # for one prompt, each closer than the one before
+MOST_GROWTH = 1.5  # by which the mask's area may grow from one look to the next
+FINE = 96  # least cells along a side of a mask cut to a window: with fewer, its edges would blur
+LEAST_SIDE = 48  # pixels along a side of the smallest window
+# A window's side is the smallest side times a power of ``STEP``, and its corner lies on a grid of
+# the side / ``SNAP``. So the next click on the same object mostly gives the same window, which is
+# already encoded.
 STEP = 2**0.5
 SNAP = 8
 
 
 def is_quick(model: SegNext) -> bool:
-    """Whether a window is encoded while an annotator waits without noticing: tenths of a second
-    with the small network or on a GPU, against 20 s with the large one on a CPU."""
+    """Whether a window is encoded so quickly that a waiting annotator does not notice.
+
+    It takes tenths of a second with the small network or on a GPU, and 20 s with the large network
+    on a CPU.
+    """
     return model.config.encoder == "mobilenetv2" or model.device.type != "cpu"
 
 
@@ -55,11 +60,14 @@ def answer(
     """Decode a prompt, with a second look where the object is small.
 
     Args:
-        model: the network both embeddings are of.
+        model: the network that the embeddings are from.
         prompt: in pixels of the image.
         whole: the embedding of the image.
-        crop: the embedding of a window of the image, encoded now or kept from before.
-        decode: stands in for ``model.decode``, for a caller that takes turns.
+        crop: gives the embedding of a window of the image, encoded now or kept from before.
+        decode: called instead of ``model.decode``, for a caller that queues its decodings.
+
+    Returns:
+        The answer; its ``window`` is None when it comes from the whole image.
 
     Raises:
         PromptError: as ``SegNext.decode``.
@@ -76,17 +84,18 @@ def answer(
     for _ in range(MOST_LOOKS):
         if window is None:
             break
-        # Clicks leave open how much of the object is meant, and the more so the closer one looks.
-        # So what was found goes along to say it, and an answer that grows beyond it has lost it.
+        # Clicks do not say how much of the object is meant, even less so from close by. So the mask
+        # found before is part of the prompt, and an answer that grows beyond it is not believed.
         try:
             closer = decode(crop(window), in_window(told, size, window))
-        except PromptError:  # so too here, where the disks are small beside the object
+        except PromptError:  # clicks outside the image, whose disks do not reach into the window
             break
         closer = replace(closer, image_size=size, window=window)
         shown = closer.probability
         area, before = (_share(model, mask) for mask in (shown, told.mask))
         grown = told.mask is not None and area > MOST_GROWTH * before
-        if grown and found is None:  # lost, or the newest mark asks for more: the whole image tells
+        # The object was lost, or the newest mark asks for more of it: the whole image decides.
+        if grown and found is None:
             found = decode(whole, prompt)
             told = replace(prompt, mask=found.probability)
             window = find_window(model, told, size)
@@ -101,15 +110,14 @@ def answer(
 def find_window(
     model: SegNext, prompt: Prompt, image_size: Size, seen: Window | None = None
 ) -> Window | None:
-    """The part of the image to look at next; None when what was seen shows as much.
+    """The part of the image to look at next; None when it would show hardly more than before.
 
     Args:
-        model: says how large the image and the window would be at the network's input.
-        prompt: all its marks will lie inside the window, and what its mask shows of the object.
-            Without a mask, clicks and scribbles alone give no window: they do not say how large
-            the object is.
-        image_size: (height, width) of the image.
-        seen: the window that was looked at; None: the whole image.
+        model: says how large the image and the window are at the network's input.
+        prompt: the window holds all its marks, and its mask of the object. Without a mask, clicks
+            and scribbles alone give no window: they do not say how large the object is.
+        image_size: (height, width) of the image, in pixels.
+        seen: the window that was looked at before; None: the whole image.
     """
     points = _points(prompt)
     if prompt.mask is not None:
@@ -125,7 +133,7 @@ def find_window(
 
 
 def in_window(prompt: Prompt, image_size: Size, window: Window) -> Prompt:
-    """The same prompt for the window as an image of its own."""
+    """The same prompt in pixels of the window, as if that were the image."""
 
     def moved(point: Point) -> Point:
         return point[0] - window.top, point[1] - window.left
@@ -151,7 +159,10 @@ def in_window(prompt: Prompt, image_size: Size, window: Window) -> Prompt:
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """An image with its embedding and those of the windows looked at so far."""
+    """An image, its embedding, and the embeddings of the windows looked at so far.
+
+    ``image`` is uint8 ``[H, W, 3]``, RGB.
+    """
 
     image: npt.NDArray[np.uint8]
     whole: Embedding
@@ -159,14 +170,17 @@ class Sight:
 
 
 class Looker:
-    """A network that takes second looks, for whoever has the image at hand: ``encode`` and
-    ``decode`` as ``SegNext`` has them, with a ``Sight`` in the place of an embedding."""
+    """A network that takes second looks, for callers that have the image in memory.
+
+    Its ``encode`` and ``decode`` are like those of ``SegNext``, with a ``Sight`` in place of an
+    embedding.
+    """
 
     def __init__(self, model: SegNext) -> None:
         self.model = model
 
     def encode(self, image: npt.NDArray[np.uint8]) -> Sight:
-        """Encode one image, uint8 ``[H, W, 3]``. Raises ImageError, as ``SegNext.encode``."""
+        """Encode one image, uint8 ``[H, W, 3]`` RGB. Raises ImageError, as ``SegNext.encode``."""
         return Sight(image, self.model.encode(image))
 
     def decode(self, sight: Sight, prompt: Prompt) -> Prediction:
@@ -181,12 +195,12 @@ class Looker:
 
 
 def _share(model: SegNext, mask: npt.NDArray[np.float32] | None) -> float:
-    """Of the image, that a mask of any resolution shows."""
+    """The share of the image that a mask covers, in [0, 1]; its probabilities are ``[h, w]``."""
     return 0.0 if mask is None else float((mask > model.config.threshold).mean())
 
 
 def _points(prompt: Prompt) -> list[Point]:
-    """Points that all of a prompt's marks lie between."""
+    """The outermost points of a prompt's marks, and perhaps others of its points."""
     points = [(click.row, click.col) for click in prompt.clicks]
     for box in prompt.boxes:
         points += [(box.top, box.left), (box.bottom, box.right)]
@@ -197,17 +211,15 @@ def _points(prompt: Prompt) -> list[Point]:
     return points
 
 
-def _parts_meant(
-    mask: npt.NDArray[np.bool_], prompt: Prompt, image_size: Size
-) -> npt.NDArray[np.bool_]:
-    """The parts of a mask that a positive mark touches; all of it where none does. On a first
-    click the network also finds what looks alike at the other end of the image."""
+def _parts_meant(mask: Mask, prompt: Prompt, image_size: Size) -> Mask:
+    """The connected parts of a mask, bool ``[h, w]``, that a positive mark touches; all of it where
+    none is touched. After a first click the network may also find a similar object far away."""
     marks = replace(prompt, mask=None, text=None)
     if not marks.has_marks:
         return mask
     try:
         positive = prompt_map(marks, image_size, (mask.shape[0], mask.shape[1]), 1)[1].numpy()
-    except PromptError:  # beside the image: only the network's disks are large enough to touch it
+    except PromptError:  # marks outside the image, so near that the network's larger disks touch it
         return mask
     _, labels = cv2.connectedComponents(mask.astype(np.uint8))
     touched = np.unique(labels[positive > 0])
@@ -215,8 +227,9 @@ def _parts_meant(
     return meant if meant.any() else mask
 
 
-def _corners(mask: npt.NDArray[np.bool_], image_size: Size) -> list[Point]:
-    """First and last corner, in pixels of the image, of what a mask of any resolution shows."""
+def _corners(mask: Mask, image_size: Size) -> list[Point]:
+    """The first and the last corner of the box around a mask, bool ``[h, w]``, in pixels of the
+    image; none for an empty mask."""
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return []
@@ -226,7 +239,8 @@ def _corners(mask: npt.NDArray[np.bool_], image_size: Size) -> list[Point]:
 
 
 def _window_around(points: list[Point], image_size: Size) -> Window:
-    """The square window, as far as the image has room for it, in whose middle points lie."""
+    """The window around points: square, with the points near its middle, but never outside the
+    image, so it may be cut or moved."""
     spans = []
     for axis in (0, 1):
         along = np.clip([point[axis] for point in points], 0, image_size[axis])
@@ -243,7 +257,7 @@ def _window_around(points: list[Point], image_size: Size) -> Window:
 
 
 def _zoom(model: SegNext, seen: Window, window: Window) -> float:
-    """How many times larger the network sees a thing in the second window than in the first."""
+    """How many times larger the network sees an object in ``window`` than in ``seen``."""
     before = [a / b for a, b in zip(model.input_size(seen.size), seen.size, strict=True)]
     after = [a / b for a, b in zip(model.input_size(window.size), window.size, strict=True)]
     return min(new / old for new, old in zip(after, before, strict=True))
@@ -252,13 +266,14 @@ def _zoom(model: SegNext, seen: Window, window: Window) -> float:
 def _cut(
     mask: npt.NDArray[np.float32], image_size: Size, window: Window
 ) -> npt.NDArray[np.float32]:
-    """The window's part of a mask over the whole image, as fine as it was there or finer."""
+    """The window's part of a mask over the whole image, both float32 ``[h, w]``; at least as fine
+    as it was there."""
     scales = [cells / side for cells, side in zip(mask.shape, image_size, strict=True)]
     height, width = (
         max(math.ceil(side * scale), FINE) for side, scale in zip(window.size, scales, strict=True)
     )
     down, across = window.size[0] * scales[0] / height, window.size[1] * scales[1] / width
-    # Where in the mask each cell of the cut has its centre; OpenCV counts from cells' centres.
+    # The centre of each cell of the cut, as a place in the mask; OpenCV counts from cells' centres.
     place = [
         [across, 0, window.left * scales[1] + across / 2 - 0.5],
         [0, down, window.top * scales[0] + down / 2 - 0.5],

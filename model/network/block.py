@@ -17,9 +17,9 @@ from timm.models.vision_transformer import Block as TimmBlock  # noqa: E402
 class Block(TimmBlock):
     """Pre-norm self-attention and MLP over tokens ``[B, N, dim]``.
 
-    ``lower`` puts both into a lower precision. Only what they multiply is of it: the tokens
-    themselves, the norms and the sums stay as they come in, so errors do not pile up from block to
-    block.
+    ``lower`` puts the attention and the MLP into a lower precision. Only their products are
+    computed in it: tokens, norms and sums keep the precision they come in, so errors do not pile up
+    from block to block.
     """
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float, eps: float = 1e-6) -> None:
@@ -28,12 +28,13 @@ class Block(TimmBlock):
         self.dtype = torch.float32
 
     def lower(self, dtype: torch.dtype) -> None:
-        """Cast the attention's and the MLP's weights, once and for good."""
+        """Cast the weights of the attention and the MLP, in place."""
         self.attn.to(dtype)
         self.mlp.to(dtype)
         self.dtype = dtype
 
     def forward(self, tokens: Tensor) -> Tensor:  # type: ignore[override]
+        """``[B, N, dim]`` -> ``[B, N, dim]``, of the tokens' own type."""
         tokens = tokens + self.attn(self.norm1(tokens).to(self.dtype))
         out: Tensor = tokens + self.mlp(self.norm2(tokens).to(self.dtype))
         return out

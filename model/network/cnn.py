@@ -16,14 +16,15 @@ ensure_torchvision()  # timm imports torchvision
 import timm  # noqa: E402
 
 SKIP_CHANNELS = (24, 32)  # of MobileNetV2 at strides 4 and 8
-Skips = tuple[Tensor, ...]
+LAST_CHANNELS = 320  # of MobileNetV2 at stride 16
+LONGEST_WAVE = 200.0  # base of the positions' frequencies: far more rows than a grid here has
 
 
 def grid_positions(rows: int, cols: int, dim: int) -> Tensor:
-    """Fixed sine-cosine positions of a token grid, float32 ``[dim, rows, cols]``; dim divides by
-    4."""
+    """Fixed sine and cosine positions of a token grid, float32 ``[dim, rows, cols]``; ``dim`` must
+    be a multiple of 4."""
     quarter = dim // 4
-    frequency = torch.exp(-math.log(200.0) * torch.arange(quarter) / quarter)
+    frequency = torch.exp(-math.log(LONGEST_WAVE) * torch.arange(quarter) / quarter)
     row = torch.arange(rows)[:, None] * frequency
     col = torch.arange(cols)[:, None] * frequency
     row_part = torch.cat([row.sin(), row.cos()], 1)[:, None].expand(rows, cols, 2 * quarter)
@@ -32,11 +33,10 @@ def grid_positions(rows: int, cols: int, dim: int) -> Tensor:
 
 
 class MobileNetEncoder(nn.Module):
-    """Image ``[B, 3, H, W]`` (sides divide by 16) -> features ``[B, C, H/16, W/16]`` and skips
-    ``[B, 24, H/4, W/4]``, ``[B, 32, H/8, W/8]``.
+    """The backbone of MobileNetV2, then context blocks over its coarsest map; see ``forward``.
 
-    The backbone's batch norms stay in evaluation mode: the warm start's are folded into its
-    convolutions.
+    The backbone's batch norms stay in evaluation mode, because those of the warm start are folded
+    into its convolutions.
     """
 
     def __init__(self, config: SegNextConfig) -> None:
@@ -49,7 +49,7 @@ class MobileNetEncoder(nn.Module):
             pad_type="same",
             out_indices=(1, 2, 4),
         )
-        self.project = nn.Conv2d(320, config.dim, 1)
+        self.project = nn.Conv2d(LAST_CHANNELS, config.dim, 1)
         self.norm = nn.LayerNorm(config.dim)
         self.blocks = nn.ModuleList(
             Block(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth)
@@ -60,8 +60,17 @@ class MobileNetEncoder(nn.Module):
         self.backbone.eval()
         return self
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Skips]:
-        # Channels last: the same numbers, a seventh sooner on a CPU.
+    def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Encode images.
+
+        Args:
+            image: float ``[B, 3, H, W]``, normalised; H and W are multiples of 16.
+
+        Returns:
+            Features ``[B, C, H/16, W/16]``, and the skips ``[B, 24, H/4, W/4]`` and
+            ``[B, 32, H/8, W/8]``.
+        """
+        # Channels last gives the same numbers in six sevenths of the time on a CPU.
         image = image.contiguous(memory_format=torch.channels_last)
         quarter, eighth, sixteenth = self.backbone(image)
         features = self.project(sixteenth)

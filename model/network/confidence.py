@@ -1,9 +1,8 @@
-"""How good a mask is, estimated without knowing the object: the score of a prediction.
+"""The score of a prediction: an estimate of the mask's IoU with the object that is meant.
 
-Five statistics of the answer's probabilities go through one logistic function whose six numbers
-are fitted on simulated prompts and travel with the weights (``SegNextConfig.confidence``); a
-fine-tune keeps those of its base.
-What is estimated is the IoU of the mask with what the annotator means.
+Five statistics of the answer's probabilities and a constant go through one logistic function. Its
+six weights are fitted on simulated prompts and stored with the network
+(``SegNextConfig.confidence``); a fine-tune keeps those of its base.
 """
 
 from __future__ import annotations
@@ -17,18 +16,23 @@ from torch import Tensor
 
 Array = npt.NDArray[np.float64]
 
-BINS = 10
+BINS = 10  # of the calibration error
+SURE, POSSIBLE = 0.8, 0.2  # probabilities above which a pixel surely, or possibly, belongs
+LEAST_SHARE = 1e-4  # shares are kept this far from 0 and 1, so that their log odds are finite
+RIDGE = 1e-3  # weight of the squared weights in the cost of a fit
+DIGITS = 5  # decimal places that fitted weights are rounded to
+EPSILON = 1e-6  # keeps a division by an empty sum finite
 
 
 def soft_iou(probability: Tensor, threshold: float) -> float:
     """IoU of a mask with its own probabilities (``[h, w]`` in [0, 1]); 0 for an empty mask."""
     inside = probability > threshold
     union = torch.where(inside, torch.ones_like(probability), probability).sum()
-    return float(probability[inside].sum() / union.clamp_min(1e-6))
+    return float(probability[inside].sum() / union.clamp_min(EPSILON))
 
 
 def statistics(probability: Tensor, threshold: float) -> list[float]:
-    """What the estimate is made of, and a 1 for the constant.
+    """The six numbers that the estimate is made of; the last is a constant 1.
 
     Args:
         probability: ``[h, w]`` in [0, 1].
@@ -36,25 +40,25 @@ def statistics(probability: Tensor, threshold: float) -> list[float]:
     """
     size = probability.numel()
     inside = int((probability > threshold).sum())
-    sure = int((probability > 0.5 + 0.3).sum())
-    possible = int((probability > 0.5 - 0.3).sum())
+    sure = int((probability > SURE).sum())
+    possible = int((probability > POSSIBLE).sum())
     peak = float(probability.max())
     return [
         _log_odds(soft_iou(probability, threshold)),
-        _log_odds(sure / possible if possible else 0.0),  # how little the mask hangs on the cut
+        _log_odds(sure / possible if possible else 0.0),  # 1: no threshold changes the mask
         _log_odds(peak),
-        float(np.log2(1 + inside)),  # of few cells, each weighs much
+        float(np.log2(1 + inside)),  # in a mask of few cells each wrong one weighs much
         inside / size,
         1.0,
     ]
 
 
 def score(probability: Tensor, threshold: float, weights: tuple[float, ...]) -> float:
-    """The estimated IoU, in [0, 1]; 0 for an empty mask; ``soft_iou`` where there are no weights.
+    """The estimated IoU, in [0, 1]; 0 for an empty mask.
 
     Args:
         probability, threshold: as in ``statistics``.
-        weights: from ``fit``; or none.
+        weights: from ``fit``; empty: the score is ``soft_iou``, which is not calibrated.
     """
     if not weights or not bool((probability > threshold).any()):
         return soft_iou(probability, threshold)
@@ -63,7 +67,7 @@ def score(probability: Tensor, threshold: float, weights: tuple[float, ...]) -> 
 
 
 def fit(measured: Array, ious: Array) -> tuple[float, ...]:
-    """The weights under which the estimates fit best (cross entropy, a little ridge).
+    """The weights that fit best, by cross entropy with a small ridge penalty.
 
     Args:
         measured: ``[n, 6]``, rows of ``statistics``.
@@ -73,16 +77,19 @@ def fit(measured: Array, ious: Array) -> tuple[float, ...]:
     def cost(weights: Array) -> tuple[float, Array]:
         total = measured @ weights
         error = 1 / (1 + np.exp(-total)) - ious
-        loss = float(np.mean(np.logaddexp(0, total) - ious * total) + 1e-3 * weights @ weights)
-        return loss, measured.T @ error / len(ious) + 2e-3 * weights
+        loss = float(np.mean(np.logaddexp(0, total) - ious * total) + RIDGE * weights @ weights)
+        return loss, measured.T @ error / len(ious) + 2 * RIDGE * weights
 
     found = minimize(cost, np.zeros(measured.shape[1]), jac=True, method="L-BFGS-B")
-    return tuple(round(float(weight), 5) for weight in found.x)
+    return tuple(round(float(weight), DIGITS) for weight in found.x)
 
 
 def calibration_error(scores: Array, ious: Array) -> float:
-    """Expected calibration error of ``[n]`` scores: the mean distance of score and true IoU over
-    ``BINS`` equal steps of the score, weighted by how many fall in each."""
+    """The expected calibration error of ``[n]`` scores in [0, 1].
+
+    Scores are sorted into ``BINS`` equal steps. The result is the mean distance between the mean
+    score and the mean true IoU of a step, weighted by how many scores are in it; 0 without scores.
+    """
     steps = np.minimum((scores * BINS).astype(int), BINS - 1)
     gaps = [
         abs(float(scores[steps == step].mean() - ious[steps == step].mean()))
@@ -102,5 +109,5 @@ def rank_correlation(scores: Array, ious: Array) -> float:
 
 
 def _log_odds(share: float) -> float:
-    share = min(max(share, 1e-4), 1 - 1e-4)
+    share = min(max(share, LEAST_SHARE), 1 - LEAST_SHARE)
     return float(np.log(share / (1 - share)))

@@ -9,15 +9,16 @@ from typing import Any, Literal
 
 from model.errors import CheckpointError
 
-# No sane width, size or depth is above these; they stop a hostile file from asking for more.
+# No sensible width, size or depth is above these; they stop a hostile file from asking for more.
 LARGEST = 4096
 DEEPEST = 100
-PATCH = 16
+LARGEST_MLP_RATIO = 16
+PATCH = 16  # pixels along a side of a token of the embedding: its stride
 
 TEXT_TOWER = re.compile(r"small|[\w.-]+/[\w.-]+|[\w.-]+:[^\0\n]{1,1000}")
 TEXT_HEADS = 4  # of the small text tower
-N_CONFIDENCE = 6  # numbers that make a score; what they weigh: ``model.network.confidence``
-LARGEST_SMALL_TEXT = 512  # its table of 49,408 pieces of words is that wide
+N_CONFIDENCE = 6  # weights that make a score, see ``model.network.confidence``
+LARGEST_SMALL_TEXT = 512  # width of the small tower, whose table has 49,408 rows of that width
 
 
 @dataclass(frozen=True)
@@ -25,32 +26,34 @@ class SegNextConfig:
     """What has to be known to build the network.
 
     Attributes:
-        encoder: ``vit`` is the released shape: squashes images to a square, plain transformer
-            with windows.
-            ``mobilenetv2`` keeps the aspect ratio and adds stride-4 and stride-8 skips.
-        size: network input: side of the square (vit) or longest side (mobilenetv2), in pixels.
+        encoder: ``vit`` is the released shape: it squashes images to a square and is a plain
+            transformer with windows. ``mobilenetv2`` keeps the aspect ratio and adds skips at
+            strides 4 and 8.
+        size: side of the network's square input (vit), or its longest side (mobilenetv2), in
+            pixels.
         dim: channels C of the embedding.
-        depth, heads: of the vit; for mobilenetv2 ``depth`` counts the context blocks behind the
-            backbone.
+        depth, heads, mlp_ratio: of the vit's blocks; for mobilenetv2 of the context blocks after
+            the backbone.
         window_freq: every ``window_freq``-th vit block attends globally; 1 or less: all do.
-        pretrain_grid: tokens a side the windows are counted by (14 = 224 / 16).
-        fusion: ``self_attention`` or ``naive`` (the bare sum).
-        fusion_depth, fusion_heads: of the self-attention blocks that mix image and prompt.
-        neck: channels of the 1/4, 1/8, 1/16 and 1/32 maps.
+        pretrain_grid: side in tokens of the grid that the vit was pretrained on (14 = 224 / 16);
+            a window is at least as large.
+        fusion: ``self_attention`` or ``naive`` (the sum alone).
+        fusion_depth, fusion_heads, fusion_mlp_ratio: of the self-attention blocks that mix image
+            and prompt.
+        neck: channels of the maps at strides 4, 8, 16 and 32.
         head: channels of the head.
-        dropout: of the head's channels while training.
+        dropout: share of the head's channels that are dropped in training, 0 to below 1.
         radius: of a click's disk, in pixels of the network's input.
-        detail: channels of the stride-4 refinement; 0: none, as in the released shape.
+        detail: channels of the stride-4 refinement; 0: no refinement, as in the released shape.
         threshold: probability above which a pixel belongs to the mask.
-        mean, std: of the network's input, per RGB channel of values in [0, 1].
-        text_tower: what turns words into a vector; empty: the network knows no words. ``small``:
-            a little transformer whose weights are the network's own; ``MODEL/TAG`` or
-            ``MODEL:FILE``: a frozen CLIP tower that open_clip knows, whose weights stay outside.
+        mean, std: of the network's input, for each RGB channel of values in [0, 1].
+        text_tower: what turns words into a vector; empty: the network knows no words. ``small``: a
+            small transformer whose weights belong to the network; ``MODEL/TAG`` or ``MODEL:FILE``:
+            a frozen CLIP tower that open_clip knows, whose weights stay outside the checkpoint.
         text_dim: length of that vector.
         text_depth: cross-attention blocks between the vector and the image.
-        confidence: turn an answer's statistics into its score, see ``model.network.confidence``;
-            empty:
-            scores are not calibrated.
+        confidence: weights that turn an answer's statistics into its score, see
+            ``model.network.confidence``; empty: scores are not calibrated.
     """
 
     encoder: Literal["vit", "mobilenetv2"] = "vit"
@@ -89,15 +92,16 @@ class SegNextConfig:
             raise _unfit("holds a width or size out of range")
         if self.size < 2 * PATCH or (self.size % PATCH and self.encoder != "vit"):
             raise _unfit(f"asks for a size of {self.size} pixels")
-        # A quarter of the small encoder's channels each say sine or cosine of row or column.
+        # The small encoder's positions take a quarter of the channels each for the sine and the
+        # cosine of the row and of the column.
         parts = 4 if self.encoder == "mobilenetv2" else 1
         if any(self.dim % n for n in (self.heads, self.fusion_heads, parts)):
             raise _unfit("has a dim that its heads, or 4, do not divide")
         if not (_is_whole(self.depth, 0, DEEPEST) and _is_whole(self.fusion_depth, 0, DEEPEST)):
             raise _unfit("asks for a depth out of range")
         if not (
-            1 / self.dim <= self.mlp_ratio <= 16
-            and 1 / self.dim <= self.fusion_mlp_ratio <= 16
+            1 / self.dim <= self.mlp_ratio <= LARGEST_MLP_RATIO
+            and 1 / self.dim <= self.fusion_mlp_ratio <= LARGEST_MLP_RATIO
             and 0 <= self.dropout < 1
             and 0 < self.threshold < 1
         ):
@@ -133,8 +137,9 @@ class SegNextConfig:
             raise _unfit("holds a width or depth of text that is out of range")
 
     def to_json(self) -> str:
+        """The config as JSON with sorted keys; equal configs give equal texts."""
         values = asdict(self)
-        if not self.text_tower:  # such a file means, and reads, what it did before there was text
+        if not self.text_tower:  # the same text as before the network could have a text branch
             values = {k: v for k, v in values.items() if not k.startswith("text_")}
         return json.dumps(values, sort_keys=True)
 
@@ -155,7 +160,7 @@ class SegNextConfig:
 
 
 def _is_whole(value: Any, low: int, high: int) -> bool:
-    """Whether a value, perhaps from a file, is an integer (True is none) in a range."""
+    """Whether a value, perhaps from a file, is an integer in a range; True and False are not."""
     return type(value) is int and low <= value <= high
 
 

@@ -1,6 +1,6 @@
 """From image features and a prompt map to mask logits: prompt encoder, dense fusion, neck and head.
 
-Names of the parameters are the released checkpoints' own (see ``model.checkpoints.files``).
+The parameters have the names that the released checkpoints use (``model.checkpoints.released``).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from model.network.block import Block
 from model.network.cnn import SKIP_CHANNELS
-from model.network.config import SegNextConfig
+from model.network.config import PATCH, SegNextConfig
 
-PATCH = 16
-STRIP = 2**13  # pixels at stride 4 whose features are in work at a time
+STRIP = 2**13  # pixels at stride 4 whose features are computed at a time
+LIKENESS_WIDTH = 64  # channels in which tokens are compared
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -22,24 +22,25 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 class PromptEncoder(nn.Module):
-    """Prompt map ``[B, 3, H, W]`` -> ``[B, C, H/16, W/16]``."""
+    """One convolution over the patches of the prompt map; see ``forward``."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, dim, PATCH, PATCH)
 
     def forward(self, prompt: Tensor) -> Tensor:
+        """Prompt map ``[B, 3, H, W]`` in [0, 1] -> ``[B, C, H/16, W/16]``."""
         if _answering(prompt):
             return self._touched(prompt)
         out: Tensor = self.proj(prompt)
         return out
 
     def _touched(self, prompt: Tensor) -> Tensor:
-        """The convolution, from those patches of each channel that anything is drawn in; the others
-        come out as the bias."""
+        """The same convolution, computed only for patches in which something is drawn, channel by
+        channel; the result of every other patch is the bias."""
         touched = F.max_pool2d(prompt.abs(), PATCH) > 0
         batch, _, rows, cols = touched.shape
-        tiled = prompt[:, :, : rows * PATCH, : cols * PATCH]  # as the convolution, no part of one
+        tiled = prompt[:, :, : rows * PATCH, : cols * PATCH]  # whole patches only
         patches = tiled.unflatten(3, (cols, PATCH)).unflatten(2, (rows, PATCH)).transpose(3, 4)
         assert self.proj.bias is not None
         out = self.proj.bias.expand(batch, rows, cols, -1).contiguous()
@@ -50,7 +51,7 @@ class PromptEncoder(nn.Module):
 
 
 class Neck(nn.Module):
-    """Four maps from the fused one, at strides 4, 8, 16 and 32."""
+    """Four maps from the fused one; see ``forward``."""
 
     def __init__(self, dim: int, channels: tuple[int, int, int, int]) -> None:
         super().__init__()
@@ -81,6 +82,8 @@ class Neck(nn.Module):
         )
 
     def forward(self, fused: Tensor) -> list[Tensor]:
+        """``[B, C, h, w]`` at stride 16 -> maps at strides 4, 8, 16 and 32: ``[B, c4, 4h, 4w]``,
+        ``[B, c8, 2h, 2w]``, ``[B, c16, h, w]`` and ``[B, c32, h/2, w/2]``."""
         # Channels last, here and in the head: a 1x1 convolution is then one matrix product over
         # all pixels, with nothing copied before or after it.
         fused = fused.contiguous(memory_format=torch.channels_last)
@@ -95,11 +98,12 @@ class ConvRelu(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, inputs, h, w]`` -> ``[B, outputs, h, w]``."""
         return F.relu(self.conv(x), inplace=True)
 
 
 class Head(nn.Module):
-    """Four maps -> features ``[B, head, H/4, W/4]`` -> logits ``[B, 1, H/4, W/4]``."""
+    """Joins the neck's maps to features, and turns these into logits, both at stride 4."""
 
     def __init__(self, inputs: tuple[int, ...], width: int, dropout: float) -> None:
         super().__init__()
@@ -109,19 +113,21 @@ class Head(nn.Module):
         self.seg_conv = nn.Conv2d(width, 1, 1)
 
     def features(self, maps: list[Tensor]) -> Tensor:
-        """The fused features.
+        """The fused features ``[B, head, H/4, W/4]`` of the neck's four maps.
 
-        The fusing 1x1 convolution is linear and so is bilinear up-sampling, so each map is
-        multiplied by its slice of the weights at its own resolution and the results are added
+        The fusing 1x1 convolution and bilinear up-sampling are both linear. So each map is
+        multiplied by its slice of the weights at its own resolution, and the results are added
         after up-sampling: the same numbers for about a third of the work.
         """
         return self._fused(maps[0], self._coarse(maps), 0, maps[0].shape[2])
 
     def forward(self, maps: list[Tensor]) -> Tensor:
+        """The neck's four maps -> logits ``[B, 1, H/4, W/4]``."""
         fine, coarse = maps[0], self._coarse(maps)
         height, width = fine.shape[-2:]
-        # Strips that stay in a core's cache, where they can be cut: at stride 4 the features are
-        # the decoder's largest tensors, and only one number a pixel is wanted of them.
+        # At stride 4 the features are the decoder's largest tensors, and only one number for each
+        # pixel is wanted. So they are computed in strips that stay in a core's cache, where the
+        # maps can be cut into strips.
         rows = height
         if _answering(fine) and all(height % part.shape[2] == 0 for part in coarse):
             rows = max(STRIP // width, 1)
@@ -132,13 +138,19 @@ class Head(nn.Module):
         return torch.cat(strips, 2)
 
     def _coarse(self, maps: list[Tensor]) -> list[Tensor]:
-        """All maps but the finest, each multiplied by its slice of the fusing convolution."""
+        """All maps but the finest, each multiplied by its slice of the fusing convolution:
+        ``[B, head, h, w]`` each, at their own strides."""
         weights = self.fusion_conv.conv.weight.chunk(len(maps), dim=1)
         parts = zip(self.convs[1:], maps[1:], weights[1:], strict=True)
         return [F.conv2d(conv(each), weight) for conv, each, weight in parts]
 
     def _fused(self, fine: Tensor, coarse: list[Tensor], top: int, bottom: int) -> Tensor:
-        """Rows ``top`` to ``bottom`` of the fused features."""
+        """Rows ``top`` to ``bottom`` (half open) of the fused features.
+
+        Args:
+            fine: the finest map of the neck, ``[B, c4, H/4, W/4]``.
+            coarse: as ``_coarse`` gives them.
+        """
         fusing = self.fusion_conv.conv
         weight = fusing.weight.chunk(len(self.convs), dim=1)[0]
         total = F.conv2d(self.convs[0](fine[:, :, top:bottom]), weight, fusing.bias)
@@ -148,10 +160,11 @@ class Head(nn.Module):
 
 
 def _enlarged(part: Tensor, size: tuple[int, int], top: int, bottom: int) -> Tensor:
-    """Rows ``top`` to ``bottom`` of a map enlarged to ``size``, bilinearly.
+    """Rows ``top`` to ``bottom`` (half open) of a map ``[B, c, h, w]`` enlarged to ``size``.
 
-    Fewer than all only where the height is a multiple of the map's; they are the whole's to the
-    bit, for they depend on one more row of the map on either side, at the same fractions.
+    Bilinear. A part of the rows is asked for only where the height is a multiple of the map's. Then
+    it equals those rows of the whole, bit for bit, because each row depends only on the nearest
+    rows of the map, one more on either side, at the same fractions.
     """
     if bottom - top == size[0]:
         return F.interpolate(part, size, mode="bilinear", align_corners=False)
@@ -167,22 +180,30 @@ def _enlarged(part: Tensor, size: tuple[int, int], top: int, bottom: int) -> Ten
 
 
 def _answering(tensor: Tensor) -> bool:
-    """Whether a CPU answers clicks: then work may depend on the numbers and be cut to pieces, which
-    training, accelerators, compilers and exports want whole."""
+    """Whether clicks are being answered on a CPU.
+
+    Only then may the work depend on the values and be cut into pieces. Training, accelerators,
+    compilers and exports need it whole.
+    """
     eager = torch.is_inference_mode_enabled() and not torch.compiler.is_compiling()
     return eager and tensor.device.type == "cpu"
 
 
 class Similarity(nn.Module):
-    """How like the prompted tokens each token is: cosine similarity to the tokens under the
-    positive and the negative prompts (largest and mean), as a dense map the fusion can read."""
+    """How much each token resembles the prompted ones, as a dense map that the fusion can read.
 
-    def __init__(self, dim: int, width: int = 64) -> None:
+    Five numbers for each token: its cosine similarity to the tokens under the positive and under
+    the negative prompts, the largest and the mean, and the mean for the previous mask.
+    """
+
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.query = nn.Conv2d(dim, width, 1)
+        self.query = nn.Conv2d(dim, LIKENESS_WIDTH, 1)
         self.out = nn.Conv2d(5, dim, 1)
 
     def forward(self, features: Tensor, prompt: Tensor) -> Tensor:
+        """Features ``[B, C, h, w]`` and the prompt map ``[B, 3, 16h, 16w]`` -> ``[B, C, h, w]``.
+        Features ``[1, C, h, w]`` serve all prompts on one image."""
         rows, cols = features.shape[-2:]
         unit = F.normalize(self.query(features).flatten(2).float(), dim=1)  # [B, w, N]
         likeness = unit.transpose(1, 2) @ unit  # [B, N, N]
@@ -199,8 +220,8 @@ class Similarity(nn.Module):
 
 
 class Detail(nn.Module):
-    """Sharpens the logits at stride 4 from the skips and the prompt map; the released shape has
-    none."""
+    """Sharpens the logits at stride 4 by the skips and the prompt map. The released shape has no
+    such part."""
 
     def __init__(self, head: int, width: int) -> None:
         super().__init__()
@@ -220,6 +241,13 @@ class Detail(nn.Module):
         )
 
     def forward(self, features: Tensor, skips: tuple[Tensor, ...], prompt: Tensor) -> Tensor:
+        """Logits ``[B, 1, H/4, W/4]`` to add to the head's.
+
+        Args:
+            features: of the head, ``[B, head, H/4, W/4]``.
+            skips: ``[B, 24, H/4, W/4]`` and ``[B, 32, H/8, W/8]``; or of one image, ``[1, ...]``.
+            prompt: the prompt map, ``[B, 3, H, W]``.
+        """
         quarter, eighth = skips
         size = features.shape[-2:]
         image = self.skip_4(quarter) + F.interpolate(
@@ -240,6 +268,7 @@ class Fusion(nn.ModuleList):
         )
 
     def forward(self, fused: Tensor) -> Tensor:
+        """``[B, C, h, w]`` -> ``[B, C, h, w]``."""
         batch, dim, rows, cols = fused.shape
         tokens = fused.flatten(2).transpose(1, 2).contiguous()
         for block in self:

@@ -1,4 +1,4 @@
-"""What the encoder makes of one image: computed once, kept, and decoded on every click."""
+"""The encoder's result for one image: computed once, stored, and decoded on every click."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from model.errors import CheckpointError
 
-LARGEST_IMAGE = 1_000_000  # pixels a side; a damaged entry must not ask for more memory than exists
+# Pixels along a side; above it an entry is damaged, and would ask for more memory than exists.
+LARGEST_IMAGE = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,17 +35,17 @@ class Embedding:
 
     @property
     def n_bytes(self) -> int:
-        """Memory the tensors take, in bytes."""
+        """Memory that the tensors take, in bytes."""
         return sum(t.numel() * t.element_size() for t in (self.features, *self.skips))
 
     def vector(self) -> npt.NDArray[np.float32]:
-        """The mean feature, float32 ``[C]`` of length 1: for likeness between images."""
+        """The mean feature, float32 ``[C]`` of length 1, to compare images by."""
         mean = self.features.float().mean((1, 2))
         array: npt.NDArray[np.float32] = torch.nn.functional.normalize(mean, dim=0).cpu().numpy()
         return array
 
     def to_bytes(self) -> bytes:
-        """As safetensors in half precision."""
+        """The embedding as safetensors in half precision."""
         tensors = {"features": self.features, **{f"skip.{i}": t for i, t in enumerate(self.skips)}}
         tensors = {name: t.half().cpu().contiguous() for name, t in tensors.items()}
         tensors["image_size"] = torch.tensor(self.image_size)
@@ -55,7 +56,7 @@ class Embedding:
         """Read ``to_bytes`` back; tensors stay in half precision.
 
         Raises:
-            CheckpointError: the bytes are damaged or are no embedding.
+            CheckpointError: the bytes are damaged or are not an embedding.
         """
         try:
             tensors = safetensors.torch.load(data)
@@ -80,7 +81,12 @@ class Embedding:
 def stack(
     embeddings: Sequence[Embedding], device: torch.device
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Features and skips of embeddings of one shape as float32 batches that autograd may use."""
+    """Embeddings of one shape as float32 batches that autograd may use.
+
+    Returns:
+        Features ``[B, C, h, w]``, and the skips ``[B, 24, 4h, 4w]`` and ``[B, 32, 2h, 2w]`` where
+        the embeddings have them.
+    """
     features = torch.stack([each.features.float() for each in embeddings]).to(device)
     levels = zip(*(each.skips for each in embeddings), strict=True)
     skips = tuple(torch.stack([t.float() for t in level]).to(device) for level in levels)

@@ -1,7 +1,7 @@
-"""What an annotator tells the network about one object: clicks, boxes, polygons, scribbles, a mask
-and words, in pixels of the original upright image, freely combined.
+"""What an annotator says about one object: clicks, boxes, polygons, scribbles, a mask and words.
 
-How each becomes part of the network's input stands in ``model.network.rasterise``.
+They can be freely combined. Coordinates are pixels of the original upright image.
+``model.network.rasterise`` says how each kind becomes part of the network's input.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Point = tuple[float, float]  # (row, col)
 
 @dataclass(frozen=True)
 class Click:
-    """A point on the object (positive) or off it."""
+    """A point on the object (positive) or off it (negative)."""
 
     row: float
     col: float
@@ -33,7 +33,7 @@ class Click:
 
 @dataclass(frozen=True)
 class Box:
-    """A box around the object; edges in any order."""
+    """A box around the object; opposite edges may be given in any order."""
 
     top: float
     left: float
@@ -43,11 +43,12 @@ class Box:
 
 @dataclass(frozen=True)
 class Polygon:
-    """A closed outline of the object (positive) or of something that is not it.
+    """A closed outline of the object (positive) or of something else (negative).
 
     Attributes:
         points: (row, col) of the corners in order; the last is joined to the first. Where the
             outline crosses itself, the even-odd rule says what is inside.
+        positive: whether the object is outlined.
     """
 
     points: tuple[Point, ...]
@@ -56,11 +57,12 @@ class Polygon:
 
 @dataclass(frozen=True)
 class Scribble:
-    """A stroke over the object (positive) or off it.
+    """A stroke over the object (positive) or off it (negative).
 
     Attributes:
         points: (row, col) along the stroke; one point is a dot.
         width: of the stroke, in pixels of the image; None: as wide as a click.
+        positive: whether the stroke is on the object.
     """
 
     points: tuple[Point, ...]
@@ -73,10 +75,10 @@ class Prompt:
     """Everything said about one object.
 
     Attributes:
-        clicks: clicks, oldest first.
-        boxes, polygons, scribbles: all mean the same object.
-        mask: float32 ``[h, w]`` probabilities in [0, 1] over the whole image at any resolution:
-            what the network answered before, or a mask from elsewhere. None: there is none.
+        clicks: clicks, the oldest first.
+        boxes, polygons, scribbles: further marks; they all mean the same object.
+        mask: probabilities over the whole image at any resolution, float32 ``[h, w]`` in [0, 1]:
+            the network's previous answer, or a mask from elsewhere. None: no mask.
         text: words that name the object, for networks with a text branch (``model.network.text``).
     """
 
@@ -89,21 +91,20 @@ class Prompt:
 
     @property
     def has_marks(self) -> bool:
-        """Whether something in it is drawn: a click, a box, a polygon or a scribble."""
+        """Whether it holds a click, a box, a polygon or a scribble."""
         return bool(self.clicks or self.boxes or self.polygons or self.scribbles)
 
 
 def check_prompt(prompt: Prompt) -> None:
     """Refuse a prompt that cannot mean anything.
 
-    What has no area (a box or polygon that is a line or a point) is no error: it is drawn as the
-    line or the point.
+    A box or polygon without an area is no error: it is drawn as the line or the point that it is.
 
     Raises:
-        PromptError: nothing in it; more than ``MAX_PROMPTS`` items or ``MAX_POINTS`` points; a
-            polygon or scribble without points; a number that is not finite; a width that is not
-            above 0; a mask that is not a non-empty 2-D array of finite numbers; text that is
-            blank, longer than ``MAX_TEXT`` or holds control characters.
+        PromptError: the prompt is empty; it has more than ``MAX_PROMPTS`` items or ``MAX_POINTS``
+            points, a polygon or scribble without points, a number that is not finite, a width that
+            is not above 0, a mask that is not a non-empty 2-D array of finite numbers, or text that
+            is blank, longer than ``MAX_TEXT`` or not printable.
     """
     if not prompt.has_marks and prompt.mask is None and prompt.text is None:
         raise PromptError("The prompt is empty; give a click, a box or another hint.")
@@ -136,6 +137,7 @@ def check_prompt(prompt: Prompt) -> None:
 
 
 def _numbers(prompt: Prompt) -> Iterator[float]:
+    """All coordinates and widths of a prompt."""
     for click in prompt.clicks:
         yield from (click.row, click.col)
     for box in prompt.boxes:

@@ -1,13 +1,13 @@
 """Draws a prompt as the dense map the network reads (SegNext, arXiv 2404.00741).
 
-Three channels at the network's input size: previous mask, positive, negative. Each kind has its
-rule; where several touch one pixel of a channel, it is 1 all the same:
+Three channels at the network's input size: previous mask, positive, negative. Each kind has its own
+rule. Where several marks touch one pixel of a channel, that pixel is still 1:
 
 ========  ==========  ====================================================================
 kind      channel     drawn as
 ========  ==========  ====================================================================
 click     pos or neg  a disk of ``radius`` map pixels
-scribble  pos or neg  a stroke with round ends, as wide as a click, or as its own width
+scribble  pos or neg  a stroke with round ends, as wide as a click or of its own width
 box       positive    its filled rectangle, at least one pixel
 polygon   pos or neg  its filled inside and its outline
 mask      mask        its probabilities, resampled bilinearly
@@ -33,9 +33,10 @@ from model.network.prompts import Box, Click, Point, Polygon, Prompt, Scribble, 
 Canvas = npt.NDArray[np.uint8]
 Size = tuple[int, int]
 
-# Map pixels beyond which a coordinate is moved: far outside any map, far inside OpenCV's integers.
+# Coordinates beyond this many map pixels are moved to it. It is far outside any map, and OpenCV's
+# integers can hold it.
 FAR = 2**15
-SUBPIXEL = 4  # bits behind the point of a polygon's corners
+SUBPIXEL = 4  # bits after the binary point of a polygon's corners
 
 
 def prompt_map(prompt: Prompt, image_size: Size, map_size: Size, radius: int) -> Tensor:
@@ -51,7 +52,7 @@ def prompt_map(prompt: Prompt, image_size: Size, map_size: Size, radius: int) ->
         float32 ``[3, map height, map width]`` in [0, 1]: previous mask, positive, negative.
 
     Raises:
-        PromptError: see ``check_prompt``; or all that is to be drawn lies outside the image.
+        PromptError: see ``check_prompt``; or everything drawn lies outside the image.
     """
     check_prompt(prompt)
     channels = torch.zeros(3, *map_size)
@@ -77,9 +78,9 @@ def draw_clicks(canvas: Canvas, clicks: Iterable[Click], image_size: Size, radiu
     """Draw clicks as disks: pixels whose squared distance from a click is at most ``radius ** 2``.
 
     Args:
-        canvas: uint8 ``[map height, map width]``; set to 1 in place. A click outside the map
-            draws the part of its disk inside.
-        clicks: clicks in image pixels; their sign is not looked at.
+        canvas: uint8 ``[map height, map width]``; set to 1 in place. Of a click outside the map,
+            the part of its disk that lies inside is drawn.
+        clicks: in image pixels; whether they are positive makes no difference here.
         image_size: (height, width) of the image.
         radius: in pixels of the map.
     """
@@ -101,8 +102,11 @@ def draw_clicks(canvas: Canvas, clicks: Iterable[Click], image_size: Size, radiu
 def draw_scribbles(
     canvas: Canvas, scribbles: Iterable[Scribble], image_size: Size, radius: int
 ) -> None:
-    """Draw strokes with round ends; arguments as in ``draw_clicks``. A stroke is as wide as a
-    click's disk, or as its own width by the mean of both axes' scales, at least one pixel."""
+    """Draw strokes with round ends; arguments as in ``draw_clicks``.
+
+    A stroke is as wide as a click's disk, or has its own width, scaled by the geometric mean of
+    both axes' scales and at least one pixel.
+    """
     height, width = canvas.shape
     scale = math.sqrt(height / image_size[0] * width / image_size[1])
     for scribble in scribbles:
@@ -117,11 +121,12 @@ def draw_scribbles(
 
 
 def fill_polygons(canvas: Canvas, polygons: Iterable[Polygon], image_size: Size) -> None:
-    """Fill polygons, their outlines included; arguments as in ``draw_clicks``. One without area
-    is the line or the point it is."""
+    """Fill polygons, including their outlines; arguments as in ``draw_clicks``. A polygon without
+    an area is drawn as the line or the point that it is."""
     height, width = canvas.shape
     scale = np.array([width / image_size[1], height / image_size[0]])
-    # A point of the image at x lies at x * scale between pixel edges; OpenCV counts from centres.
+    # A point at x in the image lies at x * scale in the map, counted from the first pixel's edge;
+    # OpenCV counts from its centre.
     for polygon in polygons:
         corners = np.array(polygon.points, np.float64)[:, ::-1]
         corners = np.clip(corners, -FAR / scale, FAR / scale) * scale - 0.5
@@ -130,7 +135,7 @@ def fill_polygons(canvas: Canvas, polygons: Iterable[Polygon], image_size: Size)
 
 
 def fill_boxes(canvas: Canvas, boxes: Iterable[Box], image_size: Size) -> None:
-    """Fill boxes, at least one pixel of each that touches the image; arguments as in
+    """Fill boxes, each with at least one pixel where it touches the image; arguments as in
     ``draw_clicks``."""
     height, width = canvas.shape
     for box in boxes:
@@ -146,14 +151,15 @@ def fill_boxes(canvas: Canvas, boxes: Iterable[Box], image_size: Size) -> None:
 
 
 def _pixel(point: Point, map_size: Sequence[int], image_size: Size) -> tuple[int, int]:
-    """(row, col) of the map for a point of the image."""
+    """The pixel of the map, (row, col), for a point of the image."""
     row, col = map(_scaled, point, map_size, image_size)
     return row, col
 
 
 def _scaled(at: float, map_side: int, image_side: int) -> int:
-    # Scaling per axis, half a pixel, truncation: the reference's rule, kept to the letter for
-    # parity. It scales in float32, which rounds another way where a click lies on the boundary.
+    # The reference network's own rule, kept exactly so that masks agree: scale each axis, add half
+    # a pixel, truncate. It does so in float32, which rounds differently where a click lies on the
+    # boundary of two pixels.
     scale = map_side / image_side
     if abs(at * scale) > FAR:
         return FAR if at > 0 else -FAR

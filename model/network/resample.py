@@ -1,4 +1,4 @@
-"""Plain bilinear sampling of an image, for networks that were trained on it."""
+"""Plain bilinear sampling of an image, for networks that were trained with it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import numpy.typing as npt
 
 
 def bilinear(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """What ``F.interpolate(mode="bilinear", align_corners=False)`` gives, of whole numbers.
+    """The result of ``F.interpolate(mode="bilinear", align_corners=False)`` for an 8-bit image.
 
-    Only the pixels it samples become floats: of 50 megapixels, the rest would take a gigabyte.
+    Only the pixels that are sampled become floats: of 50 megapixels, the others would take a
+    gigabyte.
 
     Args:
         image: uint8 ``[H, W, C]``.
@@ -30,7 +31,8 @@ def bilinear(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray
 def _neighbours(
     cells: int, side: int
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-    """For each cell of an axis the pixels before and after its centre, and the latter's share."""
+    """For each of ``cells`` along an axis of ``side`` pixels: the pixels before and after its
+    centre, and the share of the one after, each ``[cells]``."""
     centres = np.maximum((np.arange(cells) + 0.5) * side / cells - 0.5, 0)
     before = np.minimum(centres.astype(np.intp), side - 1)
     share = np.asarray(centres - before, np.float32)

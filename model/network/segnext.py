@@ -1,5 +1,7 @@
-"""SegNext (arXiv 2404.00741): the image is encoded once, each prompt is decoded lightly.
-Stateless."""
+"""SegNext (arXiv 2404.00741): an image is encoded once, and each prompt is then decoded cheaply.
+
+The network keeps nothing between calls.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +27,16 @@ from model.network.resample import bilinear
 from model.network.text import WORDLESS, TextBranch
 from model.network.vit import ViTEncoder
 
-# Sides of the small network's input divide by this: its coarsest map is at stride 32.
+# Sides of the small network's input are multiples of this: its coarsest map is at stride 32.
 MULTIPLE = 32
-# Pixels of input decoded at once: one prompt of the released shape, which fills a CPU's cores, or
-# a handful of the small one. Accelerators want more at once, and have memory for it.
+# Pixels of input that are decoded at once: one prompt of the released shape, which fills a CPU's
+# cores, or a few of the small one. Accelerators need more at once, and have the memory for it.
 CHUNK = 2**20
 CHUNK_ACCELERATED = 2**24
 
 
 class SegNext(nn.Module):
-    """The network. Attributes carry the released checkpoints' parameter names."""
+    """The network. Its attributes have the names that the released checkpoints' parameters use."""
 
     def __init__(self, config: SegNextConfig) -> None:
         super().__init__()
@@ -49,7 +51,7 @@ class SegNext(nn.Module):
         self.detail = Detail(config.head, config.detail) if small and config.detail else None
         self.text_branch = TextBranch(config) if config.text_tower else None
 
-    # --- for whoever answers clicks ---
+    # --- answering prompts ---
 
     @torch.inference_mode()
     def encode(self, image: npt.NDArray[np.uint8]) -> Embedding:
@@ -57,6 +59,9 @@ class SegNext(nn.Module):
 
         Args:
             image: uint8 ``[H, W, 3]`` RGB, upright.
+
+        Returns:
+            The embedding, float32 on the CPU.
 
         Raises:
             ImageError: the array has another shape or type, or no pixels.
@@ -75,16 +80,16 @@ class SegNext(nn.Module):
         """Answer one prompt on an encoded image.
 
         Raises:
-            PromptError: the prompt means nothing; see ``model.network.prompts.check_prompt``. Or it
-            has
-                text and the network has no text branch.
+            PromptError: the prompt means nothing (see ``model.network.prompts.check_prompt``), or
+                everything drawn lies outside the image, or it has text and the network has no text
+                branch.
             CheckpointError: it has text and the text tower's weights cannot be had.
         """
         return self.decode_many(embedding, [prompt])[0]
 
     @torch.inference_mode()
     def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Prediction]:
-        """Answer independent prompts on one encoded image; any number of them, in bounded memory.
+        """Answer any number of independent prompts on one encoded image, in bounded memory.
 
         Raises:
             PromptError, CheckpointError: as ``decode``.
@@ -95,8 +100,8 @@ class SegNext(nn.Module):
     def decode_batch(
         self, embeddings: Sequence[Embedding], prompts: Sequence[Prompt]
     ) -> list[Prediction]:
-        """Answer each prompt on the embedding at its place, as ``decode`` would, several at once
-        where the network's input has the same size.
+        """Answer each prompt on the embedding at the same place in the other list, as ``decode``
+        would. Prompts whose network input has the same size are decoded together.
 
         Raises:
             PromptError, CheckpointError: as ``decode``.
@@ -126,12 +131,12 @@ class SegNext(nn.Module):
     def _logits(
         self, embeddings: Sequence[Embedding], prompts: Sequence[Prompt], size: tuple[int, int]
     ) -> Tensor:
-        """Logits ``[B, 1, h, w]`` in float32 on the CPU, of pairs of one input size."""
+        """Logits, float32 ``[B, 1, h, w]`` on the CPU, of pairs whose input has one size."""
         maps = [
             prompt_map(prompt, embedding.image_size, size, self.config.radius)
             for embedding, prompt in zip(embeddings, prompts, strict=True)
         ]
-        # One image's half of the work is done once, however many prompts there are.
+        # What depends on the image alone is computed once, however many prompts there are.
         distinct = embeddings[:1] if len(set(map(id, embeddings))) == 1 else embeddings
         levels = zip(*((each.features, *each.skips) for each in distinct), strict=True)
         features, *skips = (
@@ -144,7 +149,7 @@ class SegNext(nn.Module):
         logits: Tensor = self(features, tuple(skips), shown, self.text_vectors(prompts))
         return logits.float().cpu()
 
-    # --- for whoever trains ---
+    # --- training ---
 
     def forward(
         self,
@@ -157,7 +162,8 @@ class SegNext(nn.Module):
 
         Args:
             features: ``[B, C, H/16, W/16]``; or ``[1, C, H/16, W/16]``, for prompts on one image.
-            skips: the encoder's finer maps, batched likewise; empty for the ViT.
+            skips: the encoder's finer maps ``[B, 24, H/4, W/4]`` and ``[B, 32, H/8, W/8]``, or
+                those of one image; empty for the ViT.
             prompt: ``[B, 3, H, W]`` in [0, 1].
             text: ``text_vectors`` of the prompts, ``[B, text_dim]``; None: nothing was said.
 
@@ -199,11 +205,13 @@ class SegNext(nn.Module):
         return [p for p in self.parameters() if id(p) not in encoder]
 
     def preprocess(self, image: npt.NDArray[np.uint8]) -> Tensor:
-        """uint8 ``[H, W, 3]`` -> float32 ``[3, *input_size]``, normalised."""
+        """The network's input for an image: uint8 ``[H, W, 3]`` -> float32 ``[3, *input_size]``,
+        normalised."""
         height, width = self.input_size((image.shape[0], image.shape[1]))
         if self.config.encoder == "vit":
             return self.preprocess_crop(bilinear(image, (height, width)))
-        # Averaging when it shrinks: large photographs would alias under plain bilinear sampling.
+        # Pixels are averaged when the image shrinks: plain bilinear sampling would alias large
+        # photographs.
         shrinks = image.shape[0] * image.shape[1] > height * width
         resized = cv2.resize(
             image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
@@ -211,16 +219,16 @@ class SegNext(nn.Module):
         return self.preprocess_crop(np.asarray(resized, np.uint8))
 
     def preprocess_crop(self, crop: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> Tensor:
-        """``[H, W, 3]`` of 0 to 255 -> float32 ``[3, H, W]``, normalised, not resized."""
+        """``[H, W, 3]`` in [0, 255] -> float32 ``[3, H, W]``, normalised but not resized."""
         mean = torch.tensor(self.config.mean)[:, None, None]
         std = torch.tensor(self.config.std)[:, None, None]
-        # PyTorch warns of arrays it might write to against their will; decoded files are such.
+        # PyTorch warns of arrays that must not be written to, as decoded files are.
         writable = np.require(crop, requirements=("C_CONTIGUOUS", "WRITEABLE"))
         tensor = torch.from_numpy(writable).permute(2, 0, 1).float() / 255
         return (tensor - mean) / std
 
     def input_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of the network's input for an image of that size."""
+        """(height, width) of the network's input for an image of that size, all in pixels."""
         size = self.config.size
         if self.config.encoder == "vit":
             return size, size
@@ -234,14 +242,14 @@ class SegNext(nn.Module):
 
     @property
     def preprocess_id(self) -> str:
-        """Names how an image becomes the network's input; part of an embedding's key."""
+        """A name for how an image becomes the network's input; part of an embedding's key."""
         kind = "squash" if self.config.encoder == "vit" else "fit"
         return f"{kind}-{self.config.size}"
 
     @cached_property
     def encoder_fingerprint(self) -> str:
-        """16 hex digits over the encoder's weights and what else decides about its features but
-        the input size; equal fingerprints give equal embeddings."""
+        """16 hex digits for everything that decides about the encoder's features except the input
+        size: its weights and its shape. Equal fingerprints give equal embeddings."""
         c = self.config
         shape = (c.encoder, c.depth, c.heads, c.window_freq, c.pretrain_grid, c.mean, c.std)
         digest = hashlib.sha256(repr(shape).encode())

@@ -1,8 +1,8 @@
-"""Words as a prompt: a text becomes a vector, which asks the image where such things are.
+"""Words as a prompt: a text becomes a vector, which asks the image where such objects are.
 
-As SegNext describes it (arXiv 2404.00741): a CLIP text tower gives the vector, cross-attention
-blocks let it query the image embedding, and the mask embedding they end in becomes a dense map
-that is added where the visual prompts' map is added. The same decoder makes the mask.
+As SegNext describes it (arXiv 2404.00741): a CLIP text tower gives the vector, and cross-attention
+blocks let it query the image embedding. The mask embedding that results becomes a dense map, which
+is added where the visual prompts' map is added. The same decoder makes the mask.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ WORDLESS = (
     "The serving model knows no words; click the object, or train a text branch with "
     "`maskloop train text`."
 )
-PROBE = "thing"  # its vector tells one tower's weights from another's
-GAIN = 16  # prompts reach the fused sum with numbers far from 0, which small steps would not reach
+PROBE = "thing"  # this word's vector tells one tower's weights from another's
+LEAST_COSINE = 0.999  # of two vectors of ``PROBE`` from the same weights
+# Visual prompts reach the fused sum with numbers far from 0; small steps would not get there.
+GAIN = 16
 
 
 class CrossBlock(nn.Module):
-    """The query attends over the image's tokens, then an MLP; both before-normed and residual."""
+    """The query attends over the image's tokens, then an MLP; both pre-norm and residual."""
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -39,7 +41,7 @@ class CrossBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
     def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
-        """``[B, 1, C]`` and ``[B, N, C]`` -> ``[B, 1, C]``."""
+        """Query ``[B, 1, C]`` and tokens ``[B, N, C]`` -> ``[B, 1, C]``."""
         parts = (self.query(self.norm1(query)), *self.key_value(tokens).chunk(2, dim=2))
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
         seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
@@ -51,8 +53,8 @@ class CrossBlock(nn.Module):
 class TextBranch(nn.Module):
     """Vectors of texts and image features -> a dense map to add to the fused sum.
 
-    The small tower is a part of it and trains along. A pretrained one is not: its weights stay
-    outside the checkpoint and are read when the first text is asked.
+    The small tower is part of it and is trained with it. A pretrained tower is not: its weights
+    stay outside the checkpoint and are read when the first text is asked.
     """
 
     def __init__(self, config: SegNextConfig) -> None:
@@ -74,7 +76,7 @@ class TextBranch(nn.Module):
         self.likeness = nn.Parameter(torch.tensor([5.0, -2.0]))  # scale and offset of the cosine
         self.out = nn.Linear(dim + 1, dim)
         self.everywhere = nn.Linear(dim, dim)
-        # A branch joins a network that is trained already: at first it must change nothing.
+        # A new branch joins a network that is already trained, so at first it must change nothing.
         for layer in (self.out, self.everywhere):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -83,13 +85,14 @@ class TextBranch(nn.Module):
         """Vectors of texts.
 
         Args:
-            texts: as typed; None: nothing was said.
+            texts: n texts as typed; None: no text.
 
         Returns:
-            float32 ``[n, text_dim]`` of length 1, zeros for None, on the branch's device.
+            float32 ``[n, text_dim]`` on the branch's device: vectors of length 1, zeros for None.
 
         Raises:
-            CheckpointError: the pretrained tower cannot be had, or is not the one trained with.
+            CheckpointError: the pretrained tower's weights cannot be had, or are not those that the
+                branch was trained with.
         """
         device = self.project.weight.device
         said = [text for text in texts if text is not None]
@@ -101,19 +104,19 @@ class TextBranch(nn.Module):
         return out
 
     def remember_tower(self) -> None:
-        """Note which weights the pretrained tower has, so that others are refused later."""
+        """Remember which weights the pretrained tower has, so that others are refused later."""
         if self.tower is None:
             self.get_buffer("probe").copy_(pretrained_tower(self.name)([PROBE])[0])
 
     def forward(self, features: Tensor, text: Tensor) -> Tensor:
-        """Ask the image.
+        """The dense map that the texts add to the fused sum.
 
         Args:
             features: ``[B, C, h, w]``, the image embedding.
-            text: ``[B, text_dim]`` of ``vectors``.
+            text: ``[B, text_dim]``, from ``vectors``.
 
         Returns:
-            ``[B, C, h, w]``; exactly zero for rows whose vector is.
+            ``[B, C, h, w]``; exactly zero for rows whose vector is zero.
         """
         embedding, keys, logits = self._ask(features, text)
         dense = self.out(torch.cat([keys * embedding, logits.sigmoid()], 2))
@@ -121,13 +124,13 @@ class TextBranch(nn.Module):
         return _on_grid(GAIN * (dense + self.everywhere(embedding)) * said, features)
 
     def coarse(self, features: Tensor, text: Tensor) -> Tensor:
-        """What the branch itself takes for the named things, before any decoding: logits
-        ``[B, 1, h, w]``, for training."""
+        """The branch's own guess of where the named objects are, before any decoding: logits
+        ``[B, 1, h, w]``. Used in training. Arguments as in ``forward``."""
         return _on_grid(self._ask(features, text)[2], features)
 
     def _ask(self, features: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mask embeddings ``[B, 1, C]``, the image's keys ``[B, N, C]``, and from how alike they
-        are the logits ``[B, N, 1]`` of each token being meant."""
+        """Mask embeddings ``[B, 1, C]``, the image's keys ``[B, N, C]``, and the logits
+        ``[B, N, 1]`` that each token is meant, from how alike the two are."""
         text = text.to(features.dtype)
         tokens = self.image_norm(features.flatten(2).transpose(1, 2))
         query = self.project(text * math.sqrt(text.shape[1]))[:, None]
@@ -142,7 +145,7 @@ class TextBranch(nn.Module):
     def _pretrained(self) -> PretrainedTower:
         tower, probe = pretrained_tower(self.name), self.get_buffer("probe").float().cpu()
         vector = tower.vector(PROBE)
-        if vector.shape != probe.shape or (probe.any() and float(vector @ probe) < 0.999):
+        if vector.shape != probe.shape or (probe.any() and float(vector @ probe) < LEAST_COSINE):
             raise CheckpointError(
                 f"The text tower {self.name} has other weights than the text branch was trained "
                 "with; put the same file back, or train the branch again."

@@ -1,4 +1,4 @@
-"""What turns a text into a vector: a CLIP model's text half, or a small transformer of our own."""
+"""Turns a text into a vector: by a CLIP model's text half, or by a small transformer of our own."""
 
 from __future__ import annotations
 
@@ -19,29 +19,32 @@ from model.errors import CheckpointError
 from model.network.config import TEXT_HEADS
 
 TEMPLATE = "a photo of a {}."  # CLIP learned captions, not single words
-# The small tower's shape is a part of every checkpoint that has one: other numbers, other files.
+# The small tower's shape is fixed: a checkpoint that holds one cannot be read with other numbers.
 SMALL_DIM = 64
 SMALL_LAYERS = 2
-SMALL_CONTEXT = 24  # pieces of words; what is longer is cut
-SAFE = (".safetensors", ".bin", ".pt", ".pth")  # read as tensors only, by open_clip
+SMALL_CONTEXT = 24  # pieces of words; longer texts are cut
+REMEMBERED_TEXTS = 512  # whose vectors a pretrained tower keeps
+SAFE = (".safetensors", ".bin", ".pt", ".pth")  # open_clip reads these as tensors only
 
 
 class FixedWords(nn.Module):
-    """The same random vector for a piece of a word in every process; not learned and not saved.
+    """A random vector for each piece of a word, the same in every process; not learned, not saved.
 
-    A learned table would be most of a small network's file, for a few words that it ever saw.
+    A learned table would take up most of a small network's file, for the few words that it saw.
     """
 
     def __init__(self, n: int, dim: int) -> None:
         super().__init__()
-        # RandomState's numbers never change between versions of numpy; newer generators' may.
+        # RandomState's numbers never change between versions of numpy; those of newer generators
+        # may.
         table = np.random.RandomState(0).standard_normal((n, dim)).astype(np.float32)
-        # The last two are the marks before and after a text. The vector is read at the second: with
-        # numbers of its own there, all texts would look alike at first.
+        # The last two rows are the marks before and after a text, and the text's vector is read at
+        # the second mark. If that mark had numbers of its own, all texts would look alike at first.
         table[-2:] = 0
         self.register_buffer("table", torch.from_numpy(table), persistent=False)
 
     def forward(self, pieces: Tensor) -> Tensor:
+        """Indices of pieces, int64 ``[B, L]`` -> vectors, float32 ``[B, L, dim]``."""
         return self.get_buffer("table")[pieces]
 
 
@@ -60,21 +63,23 @@ class SmallTower(nn.Module):
         self.transformer.token_embedding = FixedWords(self.transformer.vocab_size, dim)
 
     def forward(self, texts: Sequence[str]) -> Tensor:
+        """n texts -> float32 ``[n, dim]``, vectors of length 1."""
         tokens = _open_clip().tokenize([_one_line(text) for text in texts], SMALL_CONTEXT)
         device = self.transformer.positional_embedding.device
         return F.normalize(self.transformer(tokens.to(device)).float(), dim=1)
 
 
 class PretrainedTower:
-    """The frozen text half of a CLIP model, on the CPU; remembers the texts it was asked last."""
+    """The frozen text half of a CLIP model, on the CPU; it remembers the latest texts."""
 
     def __init__(self, name: str) -> None:
         model, weights = _split(name)
         self.tokenize, self.model = _load_clip(name, model, weights)
-        self.vector = lru_cache(512)(self._vector)
+        self.vector = lru_cache(REMEMBERED_TEXTS)(self._vector)
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> Tensor:
+        """n texts -> float32 ``[n, dim]``, vectors of length 1."""
         return torch.stack([self.vector(text) for text in texts])
 
     @torch.inference_mode()
@@ -87,7 +92,7 @@ class PretrainedTower:
 
 @lru_cache(2)
 def pretrained_tower(name: str) -> PretrainedTower:
-    """The tower called ``MODEL/TAG`` or ``MODEL:FILE``, read once in a process.
+    """The tower of the name ``MODEL/TAG`` or ``MODEL:FILE``; each process reads it once.
 
     Raises:
         CheckpointError: open_clip knows no such model or tag, or its weights cannot be had.
@@ -114,7 +119,7 @@ def tower_dim(name: str) -> int:
 
 @cache
 def dictionary() -> tuple[str, ...]:
-    """Some ten thousands of words that CLIP's tokenizer knows whole, in lower case."""
+    """The words that CLIP's tokenizer knows whole, in lower case: tens of thousands."""
     pieces = _open_clip().SimpleTokenizer().encoder
     whole = (piece.removesuffix("</w>") for piece in pieces if piece.endswith("</w>"))
     return tuple(
@@ -138,7 +143,7 @@ def _load_clip(name: str, model: str, weights: str) -> tuple[Any, Any]:
             model, path, force_quick_gelu=bool(pretrained.get("quick_gelu")), weights_only=True
         )
         tokenize = open_clip.get_tokenizer(model)
-    # What open_clip, torch, safetensors, huggingface_hub and transformers raise has no common root.
+    # The errors of open_clip, torch, safetensors and the hub's clients have no common root.
     except (
         *(ImportError, OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError),
         *(AttributeError, StopIteration, pickle.UnpicklingError, SafetensorError),
@@ -154,10 +159,10 @@ def _load_clip(name: str, model: str, weights: str) -> tuple[Any, Any]:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """(model, tag or file) of a pretrained tower's name; the model is one that open_clip knows."""
+    """Model, and tag or file, of a pretrained tower's name; open_clip knows the model."""
     cut = min((name.find(mark) for mark in ":/" if mark in name), default=-1)
     model, weights = name[: max(cut, 0)], name[cut + 1 :]
-    # Also keeps out the prefixes by which open_clip reads whole models from hubs and folders.
+    # This also refuses the prefixes by which open_clip reads whole models from hubs and folders.
     if cut < 0 or model not in _open_clip().list_models():
         raise CheckpointError(
             f"There is no text tower {name!r}; say small, or MODEL/TAG as open_clip names them "

@@ -8,21 +8,18 @@ from torch import Tensor, nn
 from model.compat import ensure_torchvision
 from model.errors import CheckpointError
 from model.network.block import Block
-from model.network.config import SegNextConfig
+from model.network.config import PATCH, SegNextConfig
 
 ensure_torchvision()  # timm imports torchvision
 
 from timm.layers.patch_embed import PatchEmbed  # noqa: E402
 
-PATCH = 16
-Skips = tuple[Tensor, ...]
-
 
 class ViTEncoder(nn.Module):
-    """Image ``[B, 3, L, L]`` -> features ``[B, C, L/16, L/16]``, no skips.
+    """Patches, positions and transformer blocks; see ``forward``.
 
-    Block i (from 1) attends over all tokens when ``i % window_freq == 0`` or it is the last; the
-    others attend inside ``grid // pretrain_grid`` windows a side.
+    Block i (from 1) attends over all tokens when ``i % window_freq == 0`` or it is the last one;
+    the others attend inside windows, ``grid // pretrain_grid`` along each side.
     """
 
     def __init__(self, config: SegNextConfig) -> None:
@@ -30,8 +27,8 @@ class ViTEncoder(nn.Module):
         grid = config.size // PATCH
         self.windows = max(grid // config.pretrain_grid, 1)
         self.patch_embed = PatchEmbed(config.size, PATCH, embed_dim=config.dim)
-        # Slot 0 belongs to a class token that the sequence does not have; kept for the released
-        # files.
+        # Position 0 belongs to a class token that this network does not have; the released files
+        # keep it.
         self.pos_embed = nn.Parameter(torch.zeros(1, grid * grid + 1, config.dim))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.blocks = nn.ModuleList(
@@ -46,7 +43,8 @@ class ViTEncoder(nn.Module):
                 "The network's windows do not tile its grid; get the checkpoint again."
             )
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Skips]:
+    def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Float ``[B, 3, L, L]``, normalised -> features ``[B, C, L/16, L/16]``, and no skips."""
         tokens = self.patch_embed(image) + self.pos_embed[:, 1:]
         batch, n, dim = tokens.shape
         grid = int(n**0.5)
@@ -59,6 +57,7 @@ class ViTEncoder(nn.Module):
         return tokens.permute(0, 3, 1, 2).contiguous(), ()
 
     def _windowed(self, block: nn.Module, tokens: Tensor) -> Tensor:
+        """Apply a block inside each window: ``[B, grid, grid, C]`` -> the same shape."""
         batch, grid, _, dim = tokens.shape
         n, side = self.windows, grid // self.windows
         tiles = tokens.view(batch, n, side, n, side, dim).transpose(2, 3)

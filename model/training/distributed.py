@@ -1,5 +1,7 @@
-"""One training run over several processes, as torchrun starts them; one process alone is a team
-of one."""
+"""One training run over several processes, as torchrun starts them.
+
+A process that runs alone is a team of one.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,19 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+# The others wait while the leading process measures; the usual ten minutes are not enough.
+LONGEST_WAIT = timedelta(hours=3)
+
 
 @dataclass(frozen=True)
 class Team:
-    """This process's place: ``rank`` of ``size`` processes, and the torch device it computes on."""
+    """This process's place among those that train together.
+
+    Attributes:
+        rank: its number, from 0.
+        size: how many processes there are.
+        device: the torch device that it computes on.
+    """
 
     rank: int
     size: int
@@ -24,7 +35,7 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes, reports and measures for all."""
+        """Whether this process writes, reports and measures for all of them."""
         return self.rank == 0
 
     def mean_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -43,10 +54,10 @@ class Team:
 
 @contextmanager
 def join_team(device: str) -> Iterator[Team]:
-    """Join the processes that torchrun started; alone where it started none.
+    """Join the other processes that torchrun started; a team of one where it started none.
 
     Args:
-        device: "cpu" or "cuda"; of several GPUs each process takes the one of its local rank.
+        device: "cpu" or "cuda"; each process takes the GPU of its local rank.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -56,8 +67,7 @@ def join_team(device: str) -> Iterator[Team]:
     if cuda:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    # The others wait while the leading process measures; the usual ten minutes are too few.
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=3))
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=LONGEST_WAIT)
     try:
         yield Team(dist.get_rank(), size, device)
     finally:

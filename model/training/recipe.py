@@ -1,7 +1,7 @@
-"""How a network is trained, as a value read from a YAML file.
+"""How a network is trained: a recipe, read from a YAML file.
 
-``model/recipes/default.yaml`` trains the small model, ``larger.yaml`` one for those with a GPU; how
-the weights that ship were made is in ``model/weights/README.md``.
+``model/recipes/default.yaml`` trains the small model, ``larger.yaml`` a larger one that needs a
+GPU. ``model/weights/README.md`` says how the weights that ship were made.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass as checked
 from model.data.datasets import MaskItem, read_folder
 from model.errors import RecipeError
 from model.network.config import SMALL, SegNextConfig
+from model.network.segnext import MULTIPLE
 from model.training.first_prompts import KINDS
 
 
@@ -29,9 +30,9 @@ class DataSource:
     Attributes:
         folder: relative to the recipe's own folder, or absolute.
         split: keep only lines of the manifest with this split; None: all.
-        share: how often its images are drawn, beside those of the other folders: 2 is twice as
-            often as 1.
-        limit: only the first so many images; None: all.
+        share: above 0; how often each of its images is drawn, compared with those of the other
+            folders: with 2, twice as often as with 1.
+        limit: how many of its images are used, from the first; None: all.
     """
 
     folder: Path
@@ -40,7 +41,7 @@ class DataSource:
     limit: int | None = None
 
     def items(self) -> list[MaskItem]:
-        """Its images. Raises DatasetError where the folder does not hold what it should."""
+        """Its images. Raises DatasetError as ``model.data.datasets.read_folder``."""
         return read_folder(self.folder, self.split)[: self.limit]
 
 
@@ -50,24 +51,28 @@ class Recipe:
 
     Attributes:
         data: what is learned from.
-        validation: what the averaged weights are measured on, every ``validate_every`` steps:
-            mean IoU after 1 and 5 clicks. None: nothing.
-        shape: what differs from the small network (``model.network.config.SMALL``).
+        validation: what the averaged weights are measured on: mean IoU after 1 and 5 clicks. None:
+            they are not measured.
+        shape: the fields that differ from the small network (``model.network.config.SMALL``).
         warm_start: a timm state dict for the backbone of the small encoder.
-        weights: a checkpoint of this shape to start from instead of random numbers.
+        weights: a checkpoint of this shape to start from, instead of random weights.
         steps: optimiser steps of the whole schedule.
-        images, targets: images a step and process, and targets decoded from each one's single
-            encoding.
-        crop: side of the training crops, in pixels; divides by 32.
+        images: images for each step and process; each is encoded once.
+        targets: targets decoded from each of these encodings.
+        crop: side of the training crops, in pixels; a multiple of 32.
         kinds: how often a target starts from a click, box, polygon, scribble or mask, as shares.
-        learning_rate: peak, of everything but the backbone; ``backbone_scale`` times it for that.
-        warmup: steps of linear rise before the cosine's fall.
+        learning_rate: peak, for everything except the backbone.
+        backbone_scale: the backbone's rate, as a share of the others'.
+        weight_decay: of AdamW, for weights that are matrices and not in the backbone.
+        warmup: steps in which the rate rises linearly, before it falls along a cosine.
         ema: decay of the averaged weights, which are the ones that are kept.
-        edge: by how much pixels near the target's edge count more in the loss; 0: not.
-        bf16: autocast to bfloat16; pays on CPUs and GPUs with matrix units for it.
-        workers: processes that prepare crops ahead of each training process.
-        seed: of everything that is drawn: the same seed, machine and versions give the same run.
-        save_every: steps between two states that a killed run goes on from.
+        edge: how much more pixels near the target's edge count in the loss; 0: no more than others.
+        bf16: autocast to bfloat16; faster on CPUs and GPUs with matrix units for it.
+        workers: processes that prepare crops for each training process.
+        seed: 0 or more, of everything that is drawn: the same seed, machine and versions give the
+            same run.
+        save_every: steps between two saved states, from which a killed run goes on.
+        validate_every: steps between two measurements; one is made only where a state is saved.
     """
 
     data: list[DataSource]
@@ -94,7 +99,7 @@ class Recipe:
 
     @property
     def config(self) -> SegNextConfig:
-        """The network's shape. Raises CheckpointError where it cannot be."""
+        """The network's shape. Raises CheckpointError where such a network cannot be built."""
         return SegNextConfig.from_json(json.dumps(asdict(SMALL) | self.shape, default=str))
 
 
@@ -102,8 +107,9 @@ def read_recipe(path: Path) -> Recipe:
     """Read a recipe; its paths are relative to its own folder.
 
     Raises:
-        RecipeError: there is no such file, it is not YAML, a name is unknown or a value cannot be.
-        CheckpointError: the shape it asks for cannot be built.
+        RecipeError: there is no such file, it is not YAML, a name in it is unknown, or a value is
+            of the wrong type or out of range.
+        CheckpointError: the shape that it asks for cannot be built.
     """
     try:
         values = yaml.safe_load(path.read_text())
@@ -123,14 +129,15 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _check(recipe: Recipe, name: str) -> None:
+    """Refuse numbers out of range."""
     sources = [*recipe.data, *([recipe.validation] if recipe.validation else [])]
     counts = (recipe.steps, recipe.images, recipe.targets, recipe.save_every, recipe.validate_every)
     sound = (
         recipe.data
         and all(count >= 1 for count in counts)
         and recipe.workers >= 0
-        and recipe.crop >= 32
-        and recipe.crop % 32 == 0
+        and recipe.crop >= MULTIPLE
+        and recipe.crop % MULTIPLE == 0
         and recipe.learning_rate >= 0
         and 0 <= recipe.ema < 1
         and recipe.seed >= 0
@@ -147,11 +154,13 @@ def _check(recipe: Recipe, name: str) -> None:
             "ema is below 1, shares are above 0, data names a folder, kinds are of "
             f"{', '.join(KINDS)}."
         )
-    if recipe.config.encoder != "mobilenetv2":  # a shape that cannot be is refused by asking for it
+    if recipe.config.encoder != "mobilenetv2":  # building the config refuses impossible shapes
         raise RecipeError(f"{name} asks for a plain transformer; recipes train the small encoder.")
 
 
 def _resolved(recipe: Recipe, base: Path) -> Recipe:
+    """The recipe with its paths taken relative to the folder ``base``."""
+
     def place(path: Path | None) -> Path | None:
         return None if path is None else base / path
 

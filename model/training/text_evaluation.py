@@ -1,4 +1,4 @@
-"""How well words are understood: the mask of each word in pictures whose objects have names."""
+"""How well a network understands words: their masks in pictures whose objects have names."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from model.training.named_pictures import Picture
 def measure_text(
     model: SegNext, pictures: Sequence[Picture], progress: Progress = silent
 ) -> dict[str, Any]:
-    """Say every name of the set about every picture.
+    """Prompt every picture with every name of the set.
 
     Returns:
-        ``pictures``; ``words``: names said of what is there; ``miou``: mean IoU of their masks with
-        all objects of the name; ``miou_click``: after one click into the larger error, with the
-        word kept; ``absent``: names said of what is not there; ``absent_area``: mean share of the
-        picture that their masks cover (None where every name is in every picture).
+        ``pictures``: their number; ``words``: how often the picture held objects of the name;
+        ``miou``: mean IoU of those masks with all objects of the name; ``miou_click``: the same
+        after one click into the larger error, with the word kept; ``absent``: how often the picture
+        held no object of the name; ``absent_area``: mean share of the picture that those masks
+        cover (None where every picture holds every name).
 
     Raises:
-        DatasetError: no picture holds anything that has a name.
+        DatasetError: no picture holds an object that has a name.
     """
     vocabulary = sorted({name for picture in pictures for name in picture.names})
     words, clicked, absent = [], [], []
