@@ -1,7 +1,7 @@
 """The network of ``model.network.segnext`` computed plainly in float32: the baseline of
 ``bench.network``.
 
-The weights are a ``SegNext``'s own; only the way through them differs. Attention matrices are
+The weights are those of a ``SegNext``; only the computation differs. Attention matrices are
 written out, the head enlarges its maps and joins them before the fusing convolution, the prompt
 map is multiplied everywhere, and the answer is a full-size map of probabilities.
 """
@@ -25,7 +25,7 @@ from model.network.vit import ViTEncoder
 
 @torch.inference_mode()
 def encode(model: SegNext, image: npt.NDArray[np.uint8]) -> Embedding:
-    """``SegNext.encode`` of a network whose encoder is the ViT."""
+    """``SegNext.encode`` of a network whose encoder is the ViT; uint8 ``[H, W, 3]`` RGB."""
     encoder = model.backbone
     assert isinstance(encoder, ViTEncoder)
     tokens = encoder.patch_embed(model.preprocess(image)[None]) + encoder.pos_embed[:, 1:]
@@ -70,13 +70,14 @@ def decode(model: SegNext, embedding: Embedding, prompt: Prompt) -> npt.NDArray[
 
 
 def block(each: Any, tokens: Tensor) -> Tensor:
-    """One of timm's transformer blocks with its attention matrix written out."""
+    """One of timm's transformer blocks, with attention matrices, over tokens ``[B, N, C]``."""
     tokens = tokens + _attention(each.attn, each.norm1(tokens))
     out: Tensor = tokens + each.mlp(each.norm2(tokens))
     return out
 
 
 def _attention(attention: Any, tokens: Tensor) -> Tensor:
+    """``[B, N, C]`` -> ``[B, N, C]``."""
     batch, n, dim = tokens.shape
     qkv = attention.qkv(tokens).view(batch, n, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
     query, key, value = qkv.unbind(0)
@@ -86,10 +87,12 @@ def _attention(attention: Any, tokens: Tensor) -> Tensor:
 
 
 def _map(tokens: Tensor, rows: int, cols: int) -> Tensor:
+    """``[B, N, C]`` -> ``[B, C, rows, cols]``."""
     return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, rows, cols).contiguous()
 
 
 def _tiles(tokens: Tensor, windows: int) -> Tensor:
+    """Tokens of a grid, ``[B, N, C]`` -> those of each window, ``[B * windows ** 2, n, C]``."""
     batch, n, dim = tokens.shape
     side = int(n**0.5) // windows
     tiles = tokens.view(batch, windows, side, windows, side, dim).transpose(2, 3)
@@ -97,6 +100,7 @@ def _tiles(tokens: Tensor, windows: int) -> Tensor:
 
 
 def _joined(tiles: Tensor, windows: int) -> Tensor:
+    """The inverse of ``_tiles``."""
     dim, side = tiles.shape[-1], int(tiles.shape[1] ** 0.5)
     tokens = tiles.view(-1, windows, windows, side, side, dim).transpose(2, 3)
     return tokens.reshape(-1, (windows * side) ** 2, dim)

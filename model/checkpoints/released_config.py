@@ -159,11 +159,13 @@ class _Group:
         self._left = dict(values)
 
     def take(self, key: str, *default: Any) -> Any:
+        """The value of ``key``; the default where it is missing and one is given."""
         if key not in self._left and not default:
             raise UnfitError(f"has a config whose {self._name} lacks {key}")
         return self._left.pop(key, *default)
 
     def group(self, key: str) -> _Group:
+        """A group of values inside this one."""
         return _Group(key, self.take(key))
 
     def whole(self, key: str, *default: int) -> int:
@@ -198,11 +200,13 @@ class _Group:
         return value if isinstance(value, str) else self._refuse(key, value)
 
     def must_be(self, key: str, wanted: Any, *default: Any) -> None:
+        """Refuse every value but the one that our network can follow."""
         value = self.take(key, *default)
         if type(value) is not type(wanted) or value != wanted:
             self._refuse(key, value)
 
     def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of the three channels of the network's input."""
         key = "norm_mean_std"
         value = self.take(key, (SegNextConfig.mean, SegNextConfig.std))
         if (
@@ -216,10 +220,12 @@ class _Group:
         return self._refuse(key, value)
 
     def ignore(self, *keys: str) -> None:
+        """Accept any value of fields that do not change an answer."""
         for key in keys:
             self._left.pop(key, None)
 
     def done(self) -> None:
+        """Refuse fields that nothing has taken: they might change what is computed."""
         for key in self._left:
             raise UnfitError(
                 f"has a config whose {self._name} says {_short(key)}, which means nothing here"

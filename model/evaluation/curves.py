@@ -51,9 +51,11 @@ def _band(mask: Mask, width: int) -> Mask:
 class Network(Protocol):
     """What is measured: a ``SegNext``, or a wrapper of one, such as a ``Looker``."""
 
-    def encode(self, image: npt.NDArray[np.uint8]) -> Any: ...
+    def encode(self, image: npt.NDArray[np.uint8]) -> Any:
+        """Encode one image, uint8 ``[H, W, 3]`` RGB, upright."""
 
-    def decode(self, embedding: Any, prompt: Prompt) -> Prediction: ...
+    def decode(self, embedding: Any, prompt: Prompt) -> Prediction:
+        """Answer one prompt on an encoded image."""
 
 
 @dataclass(frozen=True, eq=False)

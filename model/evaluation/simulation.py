@@ -192,7 +192,8 @@ def start_prompt(kind: str, target: Mask) -> Prompt:
 
 
 def training_box(target: Mask, rng: np.random.Generator, jitter: float = BOX_JITTER) -> Box:
-    """``box_around`` with each edge moved by up to ``jitter``, as a share of the box's side."""
+    """``box_around`` a ``target``, bool ``[H, W]``, with each edge moved by up to ``jitter``, as a
+    share of the box's side."""
     box = box_around(target)
     height, width = box.bottom - box.top, box.right - box.left
     shift = rng.uniform(-jitter, jitter, 4) * (height, width, height, width)
@@ -200,7 +201,7 @@ def training_box(target: Mask, rng: np.random.Generator, jitter: float = BOX_JIT
 
 
 def training_outline(target: Mask, rng: np.random.Generator) -> tuple[Polygon, ...]:
-    """``outline``, drawn anywhere from carefully to carelessly."""
+    """``outline`` of a ``target``, bool ``[H, W]``, drawn anywhere from carefully to carelessly."""
     slip = rng.uniform(*OUTLINE_SLIP) * np.sqrt(np.count_nonzero(target))
     polygons = outline(target, rng.uniform(*OUTLINE_TOLERANCES))
     return tuple(
@@ -210,7 +211,8 @@ def training_outline(target: Mask, rng: np.random.Generator) -> tuple[Polygon, .
 
 
 def training_strokes(target: Mask, rng: np.random.Generator) -> tuple[Scribble, ...]:
-    """``strokes``, longer or shorter, straight or slanted, sometimes with a broad brush."""
+    """``strokes`` on a ``target``, bool ``[H, W]``: longer or shorter, straight or slanted,
+    sometimes with a broad brush."""
     slanted = rng.random() < SLANTED_SHARE
     turn = rng.uniform(-np.pi, np.pi) if slanted else rng.uniform(*SLIGHT_TURN)
     n_points = int(rng.integers(*STROKE_LENGTHS))

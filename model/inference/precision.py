@@ -97,6 +97,7 @@ def bf16_pays() -> bool:
 
 
 def _seconds(matrix: torch.Tensor) -> float:
+    """How long the product of a square matrix ``[n, n]`` with itself takes."""
     began = time.perf_counter()
     matrix @ matrix
     return time.perf_counter() - began

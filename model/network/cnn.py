@@ -56,6 +56,7 @@ class MobileNetEncoder(nn.Module):
         )
 
     def train(self, mode: bool = True) -> MobileNetEncoder:
+        """As in ``nn.Module``, except for the backbone's batch norms."""
         super().train(mode)
         self.backbone.eval()
         return self

@@ -36,8 +36,8 @@ class PromptEncoder(nn.Module):
         return out
 
     def _touched(self, prompt: Tensor) -> Tensor:
-        """The same convolution, computed only for patches in which something is drawn, channel by
-        channel; the result of every other patch is the bias."""
+        """The same convolution of ``[B, 3, H, W]``, computed only for patches in which something is
+        drawn, channel by channel; the result of every other patch is the bias."""
         touched = F.max_pool2d(prompt.abs(), PATCH) > 0
         batch, _, rows, cols = touched.shape
         tiled = prompt[:, :, : rows * PATCH, : cols * PATCH]  # whole patches only

@@ -238,6 +238,7 @@ class SegNext(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device of its weights."""
         return self.visual_prompts_encoder.proj.weight.device
 
     @property

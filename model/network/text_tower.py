@@ -84,6 +84,7 @@ class PretrainedTower:
 
     @torch.inference_mode()
     def _vector(self, text: str) -> Tensor:
+        """One text -> float32 ``[dim]`` of length 1."""
         vector: Tensor = self.model.encode_text(
             self.tokenize([TEMPLATE.format(_one_line(text))]), normalize=True
         )

@@ -42,7 +42,7 @@ def normalized_focal_loss(
 def soft_iou_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """One minus the IoU of the probabilities with the target, a scalar in [0, 1].
 
-    Pixels count by their weight; arguments as in ``normalized_focal_loss``.
+    Pixels count by their weight. All three are ``[B, 1, H, W]``, as in ``normalized_focal_loss``.
     """
     p, both = logits.sigmoid(), logits.sigmoid() * target
     inter = (both * weight).sum((1, 2, 3))

@@ -67,9 +67,11 @@ class FolderPicture:
 
     @property
     def key(self) -> str:
+        """As in ``Picture``: the digest of its pixels and of the encoder."""
         return self.embedding.name
 
     def load(self) -> tuple[Embedding, dict[str, Mask], Mask]:
+        """As in ``Picture``; all masks are bool ``[H, W]``."""
         indices = self.item.load_mask()
         categories = self.item.categories or {}
         masks = {

@@ -1,7 +1,7 @@
-"""SegNext once more, from the words of its description: plain, slow and in float64.
+"""A second SegNext, written from the paper's description: plain, slow and in float64.
 
-A second witness for shapes the reference network left no fixture of. It shares no code with
-``model``; attention is materialised, windows are loops, nothing is moved before up-sampling.
+It checks shapes for which there is no fixture of the reference network. It shares no code with
+``model``: attention matrices are built, windows are loops, and nothing is rearranged.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def fixture(
 
 
 class Plain:
-    """The network, computed as it is described."""
+    """The network, computed as the paper describes it."""
 
     def __init__(self, shape: Shape, state: dict[str, Tensor]) -> None:
         self.shape = shape
@@ -197,7 +197,7 @@ class Plain:
         prompt[0] = _bilinear(previous[None, None], s.size, s.size)
         rows, cols = torch.meshgrid(torch.arange(s.size), torch.arange(s.size), indexing="ij")
         for positive, row, col in clicks:
-            # The reference holds clicks in a tensor of integers, so it scales them in float32.
+            # The reference network keeps clicks in a tensor of integers, so it scales in float32.
             r, c = (
                 int(torch.tensor(at) * (s.size / of) + 0.5)
                 for at, of in ((row, height), (col, width))

@@ -1,4 +1,4 @@
-"""Our network gives the reference network's numbers, for every fixture at hand."""
+"""Our network gives the reference network's numbers, for every fixture that is available."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def arrays_of(path):
         return dict(file)
 
 
-def test_the_command_tells_a_match_from_a_mismatch(made, tmp_path, capsys):
+def test_the_command_reports_a_match_and_a_mismatch(made, tmp_path, capsys):
     arrays = arrays_of(made / "a.npz")
     arrays["9x8/prob_after_1_clicks"] += np.float32(2e-4)
     np.savez(tmp_path / "off.npz", **arrays)
@@ -103,7 +103,7 @@ def test_a_wrong_shape_or_a_missing_number_is_a_mismatch(made, tmp_path):
         ("9x8/image", np.array([None, None]), "cannot be read as a fixture"),
     ],
 )
-def test_a_fixture_that_is_not_whole_is_refused(made, tmp_path, name, array, says):
+def test_an_incomplete_fixture_is_refused(made, tmp_path, name, array, says):
     arrays = arrays_of(made / "a.npz")
     arrays.pop(name, None)
     np.savez(tmp_path / "a.npz", **arrays, **({} if array is None else {name: array}))
@@ -111,7 +111,7 @@ def test_a_fixture_that_is_not_whole_is_refused(made, tmp_path, name, array, say
         differences(load(made / "a.pth"), tmp_path / "a.npz")
 
 
-def test_what_is_no_fixture_is_refused(made, tmp_path):
+def test_a_file_that_is_not_a_fixture_is_refused(made, tmp_path):
     (tmp_path / "text.npz").write_bytes(b"no arrays")
     (tmp_path / "empty.npz").write_bytes(b"")
     (tmp_path / "short.npz").write_bytes((made / "a.npz").read_bytes()[:2000])

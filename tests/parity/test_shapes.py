@@ -1,4 +1,4 @@
-"""Our network against a second, plain computation, for shapes that left no fixture behind."""
+"""Our network against a second, plain network, for shapes without a fixture."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def picture(height: int, width: int, seed: int = 0) -> npt.NDArray[np.uint8]:
 
 
 def pictures(shape: Shape) -> dict[str, tuple[npt.NDArray[np.uint8], list[Click]]]:
-    """Tall, wide, larger and smaller than the input; clicks in the corners, and none at all."""
+    """Pictures taller, wider, larger and smaller than the input, with clicks in corners or none."""
     large = shape.size + 30
     return {
         "30x51": (picture(30, 51), [(1, 12, 20), (0, 29, 50), (1, 0, 0)]),
@@ -65,7 +65,7 @@ def test_any_shape_of_the_format_gives_the_plain_networks_numbers(name, tmp_path
     found = differences(load(tmp_path / "a.pth"), tmp_path / "a.npz")
     assert len(found) == 3 + 3 + 2
     assert all(value <= tolerance(key) for key, value in found.items()), found
-    # The tolerance would show a click that is drawn elsewhere, or not at all.
+    # Each click changes the answer by more than the tolerance, so a wrong click would be seen.
     steps = [arrays[f"30x51/prob_after_{k}_clicks"] for k in (1, 2, 3)]
     assert min(np.abs(a - b).max() for a, b in zip(steps, steps[1:], strict=False)) > 1e-3
 
@@ -79,7 +79,7 @@ def test_a_click_between_two_pixels_of_the_map_is_rounded_as_in_the_reference(tm
     assert all(value <= tolerance(key) for key, value in found.items()), found
 
 
-def test_what_we_keep_of_a_released_file_answers_as_it_does(tmp_path):
+def test_a_released_file_saved_in_our_format_gives_the_same_answers(tmp_path):
     shape = Shape(size=448, freq=2, depth=3, dim=12, **DEEP)
     torch.save(plain.checkpoint(shape), tmp_path / "a.pth")
     np.savez(tmp_path / "a.npz", **plain.fixture(shape, 0, pictures(shape)))
@@ -94,7 +94,7 @@ def test_what_we_keep_of_a_released_file_answers_as_it_does(tmp_path):
 @needs_fixtures
 @pytest.mark.parametrize("name", NAMES)
 def test_the_plain_network_is_the_reference(name):
-    """Without this, ours and the plain one might share a misunderstanding."""
+    """Without this, our network and the plain one could share the same error."""
     raw = torch.load(FIXTURES / f"{name}.pth", weights_only=True)
     values = {key: entry["value"] for key, entry in raw["config"]["params"].items()}
     backbone, fusion = values["backbone_params"], values["fusion_params"]

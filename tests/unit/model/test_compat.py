@@ -1,4 +1,4 @@
-"""timm imports in a fresh interpreter, whichever torch lies beside torchvision."""
+"""timm can be imported in a fresh process, whichever build of torch is installed."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from model.progress import both
 
 
-def test_two_are_told_in_turn() -> None:
+def test_both_get_every_report() -> None:
     told: list[tuple[str, int, int | None]] = []
     report = both(
         lambda done, total: told.append(("first", done, total)),

@@ -1,4 +1,4 @@
-"""Our own checkpoints go out and come back; a damaged or hostile one is refused in a sentence."""
+"""Our checkpoints are written and read back; damaged and hostile ones are refused in a sentence."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_network_survives_being_saved(model, tmp_path):
     np.testing.assert_array_equal(answer(first), answer(second))
 
 
-def test_an_exact_save_rounds_nothing_and_halves_what_it_may(model, tmp_path):
+def test_an_exact_save_halves_only_what_loses_nothing(model, tmp_path):
     data = to_bytes(model, exact=True)
     (tmp_path / "a.safetensors").write_bytes(data)
     exact = load(tmp_path / "a.safetensors")
@@ -64,8 +64,8 @@ def test_the_weights_that_ship_load_and_are_small_enough():
 
 
 @pytest.mark.parametrize("first", [*b"\x80\x50<\n"])
-def test_a_header_of_any_length_is_ours(model, tmp_path, first):
-    """Its length comes first, and may begin as a pickle, an archive or a page does."""
+def test_a_header_of_any_length_is_read(model, tmp_path, first):
+    """A file begins with that length, so it may begin like a pickle, an archive or a web page."""
     data = to_bytes(model)
     end = 8 + int.from_bytes(data[:8], "little")
     header = data[8:end]
@@ -79,12 +79,12 @@ def config_of(**changes) -> str:
     return json.dumps({**json.loads(TINY.to_json()), **changes})
 
 
-# What a config of ours must never be, whatever it says: each is refused before anything is built.
+# Configs that must never be accepted; each is refused before anything is built.
 CONFIGS = {
     "empty": "",
-    "no mapping": "[1, 2]",
+    "not a mapping": "[1, 2]",
     "a number": "7",
-    "nested beyond reason": "[" * 100_000,
+    "nested too deeply": "[" * 100_000,
     "an unknown field": config_of(colour="red"),
     "not finite": config_of().replace("0.5", "NaN", 1),
     "without end": config_of(mlp_ratio=1).replace('"mlp_ratio": 1', '"mlp_ratio": Infinity'),
@@ -107,7 +107,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_config_that_cannot_be_is_refused(name):
+def test_an_impossible_config_is_refused(name):
     with pytest.raises(CheckpointError, match=r"^The network's config .*; get .*\.$"):
         SegNextConfig.from_json(CONFIGS[name])
 
@@ -117,7 +117,7 @@ def with_header(header: bytes, length: int | None = None) -> bytes:
 
 
 def hostile(model: SegNext) -> dict[str, tuple[bytes, str]]:
-    """Files by name, and a part of the sentence each is refused with."""
+    """Damaged and hostile files by name, and words of the sentence that refuses each."""
     good = to_bytes(model)
     state = {k: v.clone().contiguous() for k, v in model.state_dict().items()}
 
@@ -171,12 +171,12 @@ def test_damaged_and_hostile_files_are_refused(model, tmp_path, subtests):
             assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
-def test_what_is_no_readable_file_is_refused(tmp_path):
+def test_a_path_that_is_not_a_readable_file_is_refused(tmp_path):
     (tmp_path / "folder").mkdir()
     for name in ("folder", "absent.safetensors"):
         with pytest.raises(CheckpointError, match="no checkpoint"):
             load(tmp_path / name)
-    # A file that exists and that nobody, root included, can read.
+    # A file that exists and that nobody can read, not even root.
     unreadable = tmp_path / "unreadable.pth"
     unreadable.symlink_to("/proc/self/mem")
     with pytest.raises(CheckpointError, match="cannot be read"):

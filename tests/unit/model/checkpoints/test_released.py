@@ -1,4 +1,4 @@
-"""Files in the authors' format are read as they are meant, or refused with the reason."""
+"""Files in the authors' format are read as they are meant, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def refused(tmp_path, data: bytes) -> str:
     return sentence
 
 
-def test_the_file_tells_its_own_shape(tmp_path):
+def test_the_shape_comes_from_the_file(tmp_path):
     torch.save(checkpoint(SHAPE), tmp_path / "a.pth")
     config = load(tmp_path / "a.pth").config
     assert (config.size, config.dim, config.depth, config.heads) == (64, 12, 2, 3)
@@ -116,14 +116,14 @@ FIELDS = [
 ]  # fmt: skip
 
 
-def test_a_field_that_cannot_be_honoured_is_refused(tmp_path, subtests):
+def test_a_field_that_we_cannot_follow_is_refused(tmp_path, subtests):
     for group, name, value in FIELDS:
         with subtests.test(f"{group}.{name}"):
             file = checkpoint(replace(SHAPE, extra={group: {name: value}}))
             refused(tmp_path, saved(file))
 
 
-def test_a_field_at_the_top_that_cannot_be_honoured_is_refused(tmp_path, subtests):
+def test_a_top_field_that_we_cannot_follow_is_refused(tmp_path, subtests):
     for name, value, says in [
         ("use_disks", False, "use_disks=False"),
         ("use_disks", None, "use_disks"),

@@ -1,4 +1,4 @@
-"""Training crops: picture and mask move as one, and a shrunk picture is averaged."""
+"""Training crops: picture and mask move together, and a shrunk picture is averaged."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_warp_puts_pixels_where_its_map_says_and_averages_what_it_shrinks(shri
         np.testing.assert_array_equal(warped, direct)
 
 
-def test_a_picture_without_a_target_of_some_size_gives_none(ball, tmp_path):
+def test_a_picture_without_a_large_enough_target_gives_no_crop(ball, tmp_path):
     small = np.zeros((300, 400), np.uint8)
     small[:2, :2] = 1
     Image.fromarray(small).save(tmp_path / "m.png")

@@ -1,4 +1,4 @@
-"""Folders of images and masks, and the crops training draws from them."""
+"""Folders of images and masks, and the training crops drawn from them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_folder_gives_its_items_by_split(tmp_path):
         read_folder(tmp_path, "test")
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path):
+def test_a_folder_without_a_valid_manifest_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="manifest"):
         read_folder(tmp_path)
     (tmp_path / "manifest.jsonl").write_text('{"image": 3')
@@ -97,7 +97,7 @@ def test_crops_move_image_and_targets_together(tmp_path):
         seen += 1
         assert crop.image.shape == (96, 96, 3) and crop.targets.shape == (3, 96, 96)
         assert crop.targets.any((1, 2)).all()
-        # The shapes are far brighter than their ground, whatever the recolouring did.
+        # Even after recolouring, the shapes are far brighter than the background.
         for target in crop.targets:
             assert crop.image[target].mean() > crop.image[~crop.targets.any(0)].mean()
     assert seen > 20

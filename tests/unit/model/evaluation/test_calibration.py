@@ -1,4 +1,4 @@
-"""Scores are fitted on pictures, and travel with the weights."""
+"""Scores are fitted on pictures, and the fit is stored with the weights."""
 
 from __future__ import annotations
 

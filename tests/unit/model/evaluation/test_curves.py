@@ -1,4 +1,4 @@
-"""The table of the field, from masks and curves whose figures are known by hand."""
+"""The field's figures, for masks and curves whose figures were computed by hand."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def test_iou_by_hand():
     assert iou(a, b) == pytest.approx(4 / 12)
 
 
-def test_boundary_iou_feels_what_iou_does_not():
+def test_boundary_iou_shows_what_iou_does_not():
     a, b = _disk(40), _disk(38)
     assert boundary_iou(a, a) == 1
     assert boundary_iou(a, b) < iou(a, b) - 0.1
 
 
-def test_clicks_to_reach_counts_from_one_and_caps_at_the_budget():
+def test_clicks_to_reach_counts_from_one_up_to_the_number_of_clicks():
     curves = np.array([[0.9, 0.9, 0.9], [0.1, 0.86, 0.95], [0.1, 0.2, 0.3]])
     assert clicks_to_reach(curves, 0.85).tolist() == [1, 2, 3]
 
@@ -45,7 +45,7 @@ def test_summary_by_hand():
 
 
 class _Oracle:
-    """Answers with a fixed sequence of masks and remembers what it was asked."""
+    """Answers with a fixed sequence of masks and remembers the prompts that it got."""
 
     def __init__(self, answers):
         self.answers, self.prompts = answers, []
@@ -78,7 +78,7 @@ def test_a_first_prompt_of_another_kind_counts_as_the_first_click():
     assert curve[0] == pytest.approx(iou(_disk(20), target)) and curve[2] == 1
 
 
-def test_a_mask_to_start_from_gives_way_to_the_answers():
+def test_a_mask_given_first_is_replaced_by_the_answers():
     target = _disk(30)
     model = _Oracle([_disk(25), target])
     click_curve(model, None, target, clicks=5, start="mask")

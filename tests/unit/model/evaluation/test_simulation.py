@@ -1,4 +1,4 @@
-"""Simulated annotators click where the field's evaluation says."""
+"""Simulated annotators click where the field's evaluation does, and draw on the object."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ SHAPES = [_square(10, 20, 30), _square(3, 3, 1), _square(0, 0, 64), _ring(), np.
 
 @pytest.mark.parametrize("target", SHAPES)
 @pytest.mark.parametrize("kind", START_KINDS)
-def test_every_start_marks_the_object_it_is_for(kind, target):
+def test_every_kind_of_first_prompt_marks_its_object(kind, target):
     channels = _drawn(start_prompt(kind, target), target.shape)
     said = channels[0] > 0.5 if kind == "mask" else channels[1] > 0
     assert (said & target).any() and not channels[2].any()
@@ -119,7 +119,7 @@ def test_an_outline_follows_the_object_and_its_parts():
 
 
 @pytest.mark.parametrize("pixels", [[(3, 3)], [(3, 3), (3, 4)], [(3, 3), (3, 4), (4, 3), (4, 4)]])
-def test_strokes_on_a_handful_of_pixels_are_points_on_them(pixels):
+def test_strokes_on_a_few_pixels_are_points_on_them(pixels):
     target = np.zeros((9, 9), bool)
     target[tuple(np.transpose(pixels))] = True
     rng = np.random.default_rng(0)
@@ -128,20 +128,20 @@ def test_strokes_on_a_handful_of_pixels_are_points_on_them(pixels):
         assert all(target[int(r), int(c)] for line in scribbles for r, c in line.points)
 
 
-def test_strokes_stay_inside_and_are_lifted_over_gaps():
+def test_strokes_stay_inside_and_are_interrupted_at_gaps():
     for target in (_square(10, 20, 30), _ring(), _square(5, 5, 20) | _square(40, 40, 15)):
         lines = strokes(target)
         canvas = np.zeros(target.shape, np.uint8)
         for line in lines:
             points = np.array([[c, r] for r, c in line.points], np.int32)
             cv2.polylines(canvas, [points], False, 1)
-        # A thin line between pixels of the object may clip a corner.
+        # A thin line between two pixels of the object may cross a corner outside it.
         assert (canvas.astype(bool) & ~target).sum() <= 0.1 * canvas.sum()
     assert len(strokes(_square(5, 5, 20) | _square(40, 40, 15))) > 1
 
 
 @pytest.mark.parametrize("target", SHAPES)
-def test_training_prompts_mark_the_object_however_they_fall(target):
+def test_training_prompts_mark_the_object_whatever_is_drawn(target):
     for seed in range(30):
         rng = np.random.default_rng(seed)
         by_hand = Prompt(polygons=training_outline(target, rng))

@@ -150,7 +150,7 @@ places = st.integers(-1000, 3000).map(lambda n: n / 4)
     clicks=st.lists(st.builds(Click, places, places, st.booleans()), max_size=4),
     box=st.none() | st.builds(Box, places, places, places, places),
 )
-def test_prompts_are_drawn_as_ours(image_size, clicks, box):
+def test_prompts_are_drawn_as_the_network_draws_them(image_size, clicks, box):
     if not clicks and box is None:
         return
     prompt = Prompt(tuple(clicks), (box,) if box else ())
@@ -180,7 +180,7 @@ def test_the_files_say_what_they_are_and_nothing_of_the_machine(shipped):
         assert "no text" in said["prompts"]
         data = path.read_bytes()
         assert str(Path(__file__).parents[4]).encode() not in data and b"site-packages" not in data
-    # Each holds its own half of the weights, and nothing lies beside it.
+    # Each holds its own part of the weights, and there is no other file in the folder.
     n = sum(p.numel() for p in load(default_checkpoint()).parameters())
     sizes = [path.stat().st_size for path in (shipped.encoder, shipped.decoder)]
     assert 4 * n < sum(sizes) < 4.2 * n + 1e6
@@ -203,7 +203,7 @@ def test_files_that_give_other_masks_are_not_kept(tmp_path, monkeypatch, error):
     assert (tmp_path / "encoder.onnx").read_bytes() == b"of before"
 
 
-def test_a_text_branch_stays_behind(tmp_path):
+def test_a_text_branch_is_not_exported(tmp_path):
     model = made(replace(VIT, text_tower="small", text_dim=16, text_depth=1))
     exported = export(model, tmp_path)
     assert model.text_branch is not None

@@ -13,12 +13,11 @@ from model.checkpoints.files import default_checkpoint, load
 from model.evaluation.curves import click_curve
 from model.evaluation.simulation import START_KINDS, start_prompt
 from model.inference.second_look import Looker, Sight
-from model.masks import iou
+from model.masks import Mask, iou
 from model.network.prompts import Click, Prompt
 
 TINY, LARGE = (100, 100), (4000, 6000)
 Pixels = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
 Axes = tuple[int, int]  # height and width of an object
 TINY_PLACES: dict[Axes, tuple[int, int]] = {(40, 30): (30, 30), (14, 18): (75, 70)}
 LARGE_PLACES: dict[Axes, tuple[int, int]] = {
@@ -29,7 +28,7 @@ LARGE_PLACES: dict[Axes, tuple[int, int]] = {
 
 
 def ground(size: tuple[int, int], colour: tuple[int, int, int], seed: int) -> Pixels:
-    """Uneven colour with a fine grain, such as a lawn or a wall."""
+    """An uneven colour with a fine grain, like that of a lawn or a wall."""
     rng = np.random.default_rng(seed)
     height, width = size
     patches = cv2.resize(
@@ -42,7 +41,7 @@ def ground(size: tuple[int, int], colour: tuple[int, int, int], seed: int) -> Pi
 
 
 def ellipse(size: tuple[int, int], place: tuple[int, int], axes: tuple[int, int]) -> Mask:
-    """Filled, ``axes`` high and wide, turned a little."""
+    """A filled ellipse, turned a little; ``axes`` are its height and width."""
     mask = np.zeros(size, np.uint8)
     cv2.ellipse(mask, ((place[1], place[0]), (axes[1], axes[0]), 20.0), 1, -1)
     return mask.astype(np.bool_)
@@ -50,14 +49,14 @@ def ellipse(size: tuple[int, int], place: tuple[int, int], axes: tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture as the network has it, and the objects in it."""
+    """An encoded picture, and the objects in it."""
 
     sight: Sight
     objects: dict[Axes, Mask]
 
 
 def picture(looker: Looker, size: tuple[int, int], places: dict[Axes, tuple[int, int]]) -> Picture:
-    """A picture of dull ground with a bright ellipse at each place."""
+    """A picture of a dull background with a bright ellipse at each place."""
     pixels = ground(size, (40, 70, 40), 0)
     above = ground(size, (170, 90, 30), 1)
     objects = {axes: ellipse(size, place, axes) for axes, place in places.items()}
@@ -92,7 +91,7 @@ def test_objects_of_a_tiny_picture(looker: Looker, tiny: Picture, kind: str, axe
 @pytest.mark.parametrize("kind", START_KINDS)
 @pytest.mark.parametrize("axes", LARGE_PLACES)
 def test_objects_of_a_large_picture(looker: Looker, large: Picture, kind: str, axes: Axes) -> None:
-    """The smallest is 8 x 6 pixels of what the network sees of the whole."""
+    """The smallest object covers 8 x 6 pixels of the whole image at the network's input size."""
     target = large.objects[axes]
     found = looker.decode(large.sight, start_prompt(kind, target)).mask()
     assert found.shape == LARGE and iou(found, target) > 0.9
@@ -103,10 +102,10 @@ def test_clicks_after_any_prompt_do_not_spoil_it(looker: Looker, large: Picture,
     target = large.objects[90, 120]
     curve = click_curve(looker, large.sight, target, clicks=3, start=kind)
     assert curve.iou.min() > 0.9
-    assert len(large.sight.windows) < 40  # most windows are found again
+    assert len(large.sight.windows) < 40  # most windows are used again
 
 
-def test_what_the_second_look_is_for(looker: Looker, large: Picture) -> None:
+def test_without_a_second_look_a_small_object_is_not_found(looker: Looker, large: Picture) -> None:
     target = large.objects[90, 120]
     for kind in START_KINDS:
         once = looker.model.decode(large.sight.whole, start_prompt(kind, target)).mask()

@@ -1,4 +1,4 @@
-"""A lower precision is where it pays, changes masks hardly, and leaves what decides in float32."""
+"""A lower precision is used where it is faster, for the blocks only, and hardly changes masks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _iou(first, second):
 
 
 @pytest.mark.parametrize(("dtype", "least"), [(torch.bfloat16, 0.995), (torch.float16, 0.999)])
-def test_masks_of_trained_weights_stay(dtype, least):
+def test_masks_of_trained_weights_hardly_change(dtype, least):
     exact, lowered = load(default_checkpoint()), load(default_checkpoint())
     precision.lower(lowered, dtype)
     pairs = zip(
@@ -48,8 +48,9 @@ def test_masks_of_trained_weights_stay(dtype, least):
 
 
 @pytest.mark.parametrize(("dtype", "least"), [(torch.bfloat16, 0.994), (torch.float16, 0.998)])
-def test_so_do_random_ones_of_the_released_kind_at_their_median(dtype, least):
-    # Half of all pixels are in such a mask and nearly all lie at its edge: as hard as it gets.
+def test_masks_of_random_weights_in_the_released_shape_hardly_change(dtype, least):
+    # Cut at its median, an answer has half of all pixels in the mask and nearly all of them at its
+    # edge: no case is harder.
     torch.manual_seed(0)
     exact, lowered = SegNext(VIT).eval(), SegNext(VIT).eval()
     lowered.load_state_dict(exact.state_dict())
@@ -77,7 +78,7 @@ def test_only_the_blocks_matrices_are_lowered_and_the_encoder_stays_the_same():
         assert parameter.dtype == expected
 
 
-def test_auto_takes_what_pays(monkeypatch):
+def test_auto_takes_bfloat16_only_where_it_is_faster(monkeypatch):
     small, wide = SegNext(replace(SMALL, size=64, depth=0)), nn.Module()
     wide.config, wide.device = replace(VIT, dim=768), torch.device("cpu")
     for pays in (True, False):
@@ -90,13 +91,13 @@ def test_auto_takes_what_pays(monkeypatch):
     assert precision.choose("auto", wide) == torch.float16
 
 
-def test_the_machine_is_asked_once_what_pays():
+def test_a_process_measures_the_cpu_only_once():
     assert precision.bf16_pays() is precision.bf16_pays()
     assert precision.bf16_pays.cache_info().misses <= 1
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
-def test_without_a_compiler_the_reason_is_said(monkeypatch):
+def test_without_a_compiler_the_error_gives_the_reason(monkeypatch):
     import torch._inductor.config as inductor
 
     monkeypatch.setattr(inductor.cpp, "cxx", (None, "/nowhere/c++"))

@@ -22,7 +22,7 @@ GRID = 6
 
 
 def four_objects() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """A picture of a disk, two ellipses and a box on dark ground, and their indices 1 to 4."""
+    """A disk, two ellipses and a box on a dark background, and their indices 1 to 4."""
     rng = np.random.default_rng(0)
     image = rng.integers(20, 50, (*SIZE, 3))
     indices = np.zeros(SIZE, np.uint8)
@@ -62,7 +62,7 @@ def test_each_object_is_proposed_once(proposals: list[Proposal]) -> None:
     assert len(masks) <= 6
 
 
-def test_a_proposal_says_what_it_is(proposals: list[Proposal]) -> None:
+def test_a_proposal_has_its_click_area_and_scores(proposals: list[Proposal]) -> None:
     areas = [proposal.area for proposal in proposals]
     assert areas == sorted(areas, reverse=True)
     for proposal in proposals:
@@ -86,7 +86,7 @@ def test_the_same_image_has_the_same_proposals(model: SegNext, embedding: Embedd
     assert steps[-1] == (15, 15)
 
 
-def test_with_no_least_size_a_click_outside_its_own_mask_is_still_no_proposal(model, embedding):
+def test_a_click_outside_its_own_mask_is_no_proposal_even_without_a_least_size(model, embedding):
     for proposal in propose(model, embedding, ProposalConfig(grid=8, min_area=0)):
         assert proposal.area > 0 and proposal.cells.any()
 
@@ -98,21 +98,19 @@ def test_proposals_of_a_large_image_are_kept_small(model: SegNext, embedding: Em
     for proposal in found:
         logits = proposal.prediction.logits
         assert proposal.prediction.image_size == (4500, 6000)
-        # Neither full-size pixels nor a batch of which it is a part.
+        # It keeps neither full-size pixels nor the batch that it was a part of.
         assert logits.untyped_storage().nbytes() == 4 * logits.numel()
         assert logits.numel() < 100 * 100
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 400), (300, 2)])
-def test_an_image_without_room_for_objects_is_no_error(
-    model: SegNext, size: tuple[int, int]
-) -> None:
+def test_an_image_too_small_for_objects_is_no_error(model: SegNext, size: tuple[int, int]) -> None:
     image = np.full((*size, 3), 200, np.uint8)
     for proposal in propose(model, model.encode(image), ProposalConfig(grid=4)):
         assert proposal.prediction.mask().shape == size
 
 
-def test_on_an_even_ground_hardly_anything_is_proposed(model: SegNext) -> None:
+def test_on_an_even_background_hardly_anything_is_proposed(model: SegNext) -> None:
     image = np.full((*SIZE, 3), (90, 120, 60), np.uint8)
     assert len(propose(model, model.encode(image), ProposalConfig(grid=4))) <= 1
 
@@ -148,7 +146,7 @@ def made(stability: float, *boxes: tuple[int, int, int, int]) -> Proposal:
     return Proposal(prediction, Click(0, 0), stability, float((logits > 0).float().mean()))
 
 
-def test_of_two_that_say_the_same_the_steadier_stays() -> None:
+def test_of_two_similar_proposals_the_more_stable_is_kept() -> None:
     steady, same, other = (
         made(0.8, (0, 0, 10, 10)),
         made(0.6, (0, 0, 10, 11)),
@@ -158,12 +156,12 @@ def test_of_two_that_say_the_same_the_steadier_stays() -> None:
     assert distinct([], ProposalConfig()) == []
 
 
-def test_a_part_and_its_whole_both_stay() -> None:
+def test_a_part_and_its_whole_are_both_kept() -> None:
     whole, part = made(0.9, (0, 0, 20, 20)), made(0.8, (2, 2, 8, 8))
     assert distinct([part, whole], ProposalConfig()) == [whole, part]
 
 
-def test_the_least_steady_go_where_there_are_too_many() -> None:
+def test_the_least_stable_are_dropped_where_there_are_too_many() -> None:
     many = [made(0.5 + n / 100, (2 * n, 0, 2 * n + 2, 10)) for n in range(10)]
     kept = distinct(many, ProposalConfig(max_proposals=3))
     assert kept == many[:-4:-1]

@@ -1,4 +1,4 @@
-"""Where a second look goes, what it is told, and that it answers in pixels of the whole image."""
+"""Which window a second look takes, which prompt it gets there, and what it answers."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def window_of(model, prompt, size=SIZE) -> Window:
     return window
 
 
-# --- where it goes ---
+# --- the window ---
 
 
-def test_what_is_small_gets_a_window_around_it_and_what_is_large_none(model):
+def test_a_small_object_gets_a_window_around_it_and_a_large_one_none(model):
     window = window_of(model, Prompt(boxes=(SMALL_BOX,)))
     assert window.size[0] == window.size[1] >= MARGIN * 40
     assert window.top <= 100 and window.bottom >= 130 and window.left <= 200 and window.right >= 240
@@ -78,7 +78,7 @@ def test_clicks_alone_do_not_say_how_large_the_object_is_but_a_mask_does(model):
     assert find_window(model, everything, SIZE) is None
 
 
-def test_of_a_mask_in_parts_those_count_that_a_mark_means(model):
+def test_of_a_mask_in_parts_only_those_with_a_mark_count(model):
     both = shown(100, 200, 130, 240) + shown(350, 500, 390, 590)
     only = window_of(model, Prompt(mask=shown(100, 200, 130, 240)))
     assert find_window(model, Prompt(mask=both), SIZE) is None
@@ -118,15 +118,15 @@ def test_a_window_never_leaves_the_image(model, box):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (47, 47), (100, 100), (4000, 6000)])
-def test_any_image_has_windows_or_has_none(model, size):
+def test_an_image_of_any_size_gets_a_window_inside_it_or_none(model, size):
     window = find_window(model, Prompt(boxes=(Box(0, 0, 1, 1),)), size)
     if window is not None:
         assert 0 < window.size[0] <= size[0] and 0 < window.size[1] <= size[1]
         assert max(size) >= LEAST_ZOOM * max(window.size)
 
 
-def test_what_follows_finds_the_same_window(model):
-    """Each window costs an encode, so a mask that changes a little must not move it each time."""
+def test_a_mask_that_changes_a_little_mostly_gives_the_same_window(model):
+    """Each new window costs an encode."""
     rng = np.random.default_rng(0)
     kept = 0
     for _ in range(100):
@@ -138,10 +138,10 @@ def test_what_follows_finds_the_same_window(model):
     assert kept > 70
 
 
-# --- what it is told ---
+# --- the prompt in the window ---
 
 
-def test_a_prompt_in_the_window_is_the_windows_part_of_the_prompt():
+def test_a_prompt_is_moved_into_the_window():
     window = Window(90, 180, 186, 276)
     prompt = Prompt(
         clicks=(Click(100, 190), Click(150.4, 240.7, positive=False)),
@@ -158,8 +158,8 @@ def test_a_prompt_in_the_window_is_the_windows_part_of_the_prompt():
 
 
 @pytest.mark.parametrize("cells", [(100, 150), (96, 64), (200, 300), (1000, 1500)])
-def test_a_mask_of_any_fineness_is_cut_where_it_lies(cells):
-    """A ramp says at every pixel where it is."""
+def test_a_mask_of_any_resolution_is_cut_at_the_right_place(cells):
+    """The mask is a ramp, whose value at each pixel says where that pixel lies."""
     rows = ((np.arange(cells[0]) + 0.5) / cells[0]).astype(np.float32)
     ramp = np.broadcast_to(rows[:, None], cells)
     window = Window(100, 200, 196, 296)
@@ -171,10 +171,10 @@ def test_a_mask_of_any_fineness_is_cut_where_it_lies(cells):
     np.testing.assert_allclose(across, np.broadcast_to(expected, across.shape), atol=2e-3)
 
 
-# --- what it answers ---
+# --- the answer ---
 
 
-def test_the_answer_is_the_windows_own_in_pixels_of_the_image(model):
+def test_the_answer_of_a_window_is_in_pixels_of_the_image(model):
     image, prompt = picture(), Prompt((Click(110, 220),), (SMALL_BOX,))
     window = window_of(model, prompt)
     looker = Looker(model)
@@ -191,7 +191,8 @@ def test_the_answer_is_the_windows_own_in_pixels_of_the_image(model):
 
 
 class Scripted:
-    """Stands for the network's decoder: says of each window which rows of it are the object."""
+    """A decoder whose answers are given in advance: ``rows`` (and columns) of the object, for each
+    window in turn."""
 
     def __init__(self, model: SegNext, *rows: tuple[int, int]) -> None:
         self.model, self.rows = model, list(rows)
@@ -215,7 +216,7 @@ class Scripted:
         return answer(self.model, prompt, whole, self.crop, self.decode)
 
 
-def test_looks_come_closer_until_the_object_is_large(model):
+def test_windows_get_smaller_until_the_object_is_large_in_them(model):
     play = Scripted(model, (4, 6), (8, 9), (4, 12))
     found = play.answer(Prompt((Click(1250, 1250),)), (4000, 4000))
     sides = [side for side, _ in play.asked]
@@ -225,8 +226,8 @@ def test_looks_come_closer_until_the_object_is_large(model):
     assert found.image_size == found.mask().shape == (4000, 4000)
 
 
-def test_a_closer_answer_that_grows_is_not_believed(model):
-    """Close up a click may as well mean what the object lies on."""
+def test_an_answer_that_grows_in_its_window_is_not_used(model):
+    """From close by, a click might also mean the larger thing that the object lies on."""
     play = Scripted(model, (6, 7), (1, 15))
     found = play.answer(Prompt((Click(170, 170),)), (400, 400))
     assert found.window is None and len(play.asked) == 2
@@ -234,8 +235,8 @@ def test_a_closer_answer_that_grows_is_not_believed(model):
     assert play.answer(Prompt(boxes=(SMALL_BOX,)), (400, 400)).window is not None
 
 
-def test_an_answer_that_grows_beyond_the_previous_mask_is_asked_of_the_whole_image(model):
-    """As a first click would be; what the whole image shows may have grown."""
+def test_a_prompt_whose_answer_outgrows_the_previous_mask_is_answered_on_the_whole_image(model):
+    """The new answer on the whole image may be larger than the mask before."""
     before = shown(150, 150, 200, 200, (400, 400))
     clicks = Prompt((Click(170, 170), Click(190, 190)), mask=before.astype(np.float32))
     play = Scripted(model, (1, 15), (6, 9), (4, 12))
@@ -247,7 +248,7 @@ def test_an_answer_that_grows_beyond_the_previous_mask_is_asked_of_the_whole_ima
     assert play.answer(clicks, (400, 400)).window is None
 
 
-def test_what_was_found_goes_along_to_the_window_but_not_into_a_box(model):
+def test_the_first_answer_is_part_of_the_prompt_in_the_window_but_not_after_a_box(model):
     play = Scripted(model, (6, 7), (4, 12))
     play.answer(Prompt((Click(170, 170),)), (400, 400))
     first, second = play.told
@@ -257,14 +258,14 @@ def test_what_was_found_goes_along_to_the_window_but_not_into_a_box(model):
     assert play.told[0].mask is None
 
 
-def test_a_large_object_is_looked_at_once(model):
+def test_a_large_object_gets_no_second_look(model):
     play = Scripted(model, (2, 14))
     assert play.answer(Prompt((Click(200, 200),)), (400, 400)).window is None
     assert len(play.asked) == 1
 
 
 @pytest.mark.parametrize("col", [-4, 603])
-def test_a_mark_beside_the_image_is_answered_as_by_the_first_look_at_least(model, col):
+def test_a_mark_just_outside_the_image_is_still_answered(model, col):
     looker = Looker(model)
     sight = looker.encode(picture())
     edge = shown(100, 0, 110, 10) if col < 0 else shown(100, 590, 110, 600)
@@ -273,7 +274,7 @@ def test_a_mark_beside_the_image_is_answered_as_by_the_first_look_at_least(model
     assert looker.decode(sight, marked).mask().shape == SIZE
 
 
-def test_what_is_lost_in_the_window_keeps_the_first_answer(model):
+def test_an_object_lost_in_the_window_keeps_its_first_answer(model):
     play = Scripted(model, (6, 7), (0, 0))
     found = play.answer(Prompt((Click(170, 170),)), (400, 400))
     assert found.window is None and found.mask().any() and len(play.asked) == 2
@@ -283,7 +284,7 @@ def test_what_is_lost_in_the_window_keeps_the_first_answer(model):
     assert play.asked[0][0] < 400 and play.asked[1] == (400, 400)
 
 
-def test_a_prompt_that_means_nothing_is_refused_as_without_it(model):
+def test_a_prompt_without_meaning_is_refused_as_without_second_looks(model):
     sight = Looker(model).encode(picture())
     for prompt in (
         Prompt(),
@@ -300,15 +301,15 @@ def test_windows_are_encoded_once(model, monkeypatch):
     sight = looker.encode(picture())
     prompt = Prompt(boxes=(SMALL_BOX,))
     first = looker.decode(sight, prompt)
-    monkeypatch.setattr(SegNext, "encode", None)  # whoever encodes again fails
+    monkeypatch.setattr(SegNext, "encode", None)  # another encode would fail
     assert torch.equal(looker.decode(sight, prompt).logits, first.logits)
     assert sight.windows
 
 
-def test_it_is_quick_where_the_encoder_is():
+def test_second_looks_are_quick_where_the_encoder_is():
     assert is_quick(SegNext(TINY)) and not is_quick(SegNext(VIT))
 
 
-def test_the_constants_make_sense():
-    """A window that its own object fills would be looked at again and again."""
+def test_looks_come_to_an_end():
+    """If an object filled its own window, that window would be looked at again and again."""
     assert MARGIN > 1 and LEAST_ZOOM > 1 and second_look.STEP >= LEAST_ZOOM

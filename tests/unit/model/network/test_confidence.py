@@ -1,4 +1,4 @@
-"""The score of a mask is an estimate of its IoU that can be believed."""
+"""The score of a mask is a calibrated estimate of its IoU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _disk(sharpness, radius=20, size=64):
     return torch.from_numpy((radius - np.hypot(rows, cols)) * sharpness).sigmoid()
 
 
-def test_soft_iou_of_sure_unsure_and_empty_masks():
+def test_soft_iou_of_certain_uncertain_and_empty_masks():
     assert soft_iou(_disk(50), 0.5) > 0.99 > soft_iou(_disk(0.3), 0.5) > 0.5
     assert soft_iou(torch.zeros(8, 8), 0.5) == 0
 
@@ -41,7 +41,7 @@ def test_statistics_are_finite_whatever_the_answer(value):
         assert len(found) == N_CONFIDENCE and np.isfinite(found).all()
 
 
-def test_a_fit_makes_scores_mean_what_they_say():
+def test_fitted_scores_are_near_the_true_iou():
     rng = np.random.default_rng(0)
     sharpness = rng.uniform(0.1, 2.0, 600)
     answers = [_disk(s, rng.uniform(5, 25)) for s in sharpness]

@@ -1,4 +1,4 @@
-"""An answer keeps its place and its numbers, over a whole image and over a window of one."""
+"""Masks and probabilities of an answer, over a whole image and over a window of one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _logits(rows, cols, seed=0):
     return F.interpolate(coarse, (rows, cols), mode="bicubic")[0, 0]
 
 
-def test_the_whole_image_is_the_reference_s_two_steps():
+def test_the_whole_image_is_restored_by_the_reference_s_two_steps():
     logits = _logits(24, 32)
     prediction = Prediction(logits, (96, 128), (300, 411), 0.49)
     at_input = F.interpolate(logits[None, None], (96, 128), mode="bilinear", align_corners=True)
@@ -31,7 +31,7 @@ def test_the_whole_image_is_the_reference_s_two_steps():
     assert 0 < prediction.mask().mean() < 1
 
 
-def test_a_windowed_answer_is_the_windows_own_and_nothing_outside():
+def test_the_answer_of_a_window_is_zero_outside_it():
     logits, window = _logits(24, 32), Window(40, 100, 140, 260)
     prediction = Prediction(logits, (96, 128), (300, 411), 0.49, window)
     alone = Prediction(logits, (96, 128), window.size, 0.49)
@@ -52,7 +52,7 @@ def test_a_windowed_answer_is_the_windows_own_and_nothing_outside():
         ((50, 50), Window(0, 0, 50, 50)),
     ],
 )
-def test_the_previous_mask_of_a_window_says_what_the_full_map_says(image, window):
+def test_the_previous_mask_of_a_window_agrees_with_the_full_map(image, window):
     prediction = Prediction(_logits(24, 32) / 4, (96, 128), image, 0.49, window)
     previous = prediction.probability
     assert previous.dtype == np.float32 and max(previous.shape) <= CANVAS
@@ -60,7 +60,7 @@ def test_the_previous_mask_of_a_window_says_what_the_full_map_says(image, window
         assert previous.shape[0] / image[0] == pytest.approx(24 / window.size[0], rel=0.01)
     grown = F.interpolate(torch.from_numpy(previous)[None, None], image, mode="bilinear")
     difference = np.abs(grown[0, 0].numpy() - prediction.full())
-    # Inside by more than two cells, nothing but the coarser sampling tells them apart.
+    # More than two cells inside the window, only the coarser sampling makes a difference.
     rows, cols = (2 * -(-side // cells) for side, cells in zip(window.size, (24, 32), strict=True))
     inner = Window(window.top + rows, window.left + cols, window.bottom - rows, window.right - cols)
     if min(inner.size) > 0:
@@ -74,7 +74,8 @@ def test_the_previous_mask_of_a_window_says_what_the_full_map_says(image, window
 
 @st.composite
 def answers(draw):
-    """Answers of any shape: objects, specks, holes, ramps and nothing, near the cut and far."""
+    """Answers of any shape: objects, specks, holes, ramps and empty ones, near the threshold and
+    far from it."""
     rows, cols = draw(st.integers(1, 40)), draw(st.integers(1, 40))
     image = draw(st.tuples(st.integers(1, 300), st.integers(1, 300)))
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -97,13 +98,13 @@ def answers(draw):
 
 @settings(max_examples=300, deadline=None)
 @given(answers())
-def test_the_mask_is_what_the_full_map_says_to_the_pixel(prediction):
+def test_the_mask_is_the_full_map_cut_at_the_threshold(prediction):
     np.testing.assert_array_equal(prediction.mask(), prediction.full() > prediction.threshold)
 
 
 @pytest.mark.parametrize("radius", [0.02, 0.3, 2])
 @pytest.mark.parametrize("size", [(6000, 4000), (1, 1), (1, 5000), (50_000, 1), (100, 100)])
-def test_so_it_is_on_large_and_odd_images(size, radius):
+def test_the_mask_is_the_full_map_s_on_large_and_odd_images_too(size, radius):
     rows, cols = (torch.linspace(-0.5, 0.5, n) for n in (96, 64))
     distance = (rows[:, None] ** 2 + cols[None] ** 2).sqrt()
     prediction = Prediction((radius - distance) * 60, (384, 256), size, 0.49)

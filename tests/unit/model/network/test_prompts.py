@@ -69,5 +69,5 @@ def test_a_prompt_without_meaning_is_refused_in_a_sentence(prompt):
         Prompt(text="der Hund links"),
     ],
 )
-def test_much_or_little_of_a_kind_is_no_error(prompt):
+def test_very_large_and_very_small_prompts_are_no_error(prompt):
     check_prompt(prompt)

@@ -1,4 +1,4 @@
-"""Each kind of prompt becomes its part of the dense map, by the documented rule."""
+"""Each kind of prompt is drawn into the dense map by the documented rule."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_scribble_is_as_wide_as_a_click_or_as_its_own_width():
     assert halved[:, 20].sum() in (10, 11)
 
 
-def test_a_dot_is_a_click():
+def test_a_scribble_of_one_point_is_a_click():
     dot, _ = drawn(Prompt(scribbles=(Scribble(((30, 40),)),)))
     click, _ = drawn(Prompt((Click(30, 40),)))
     np.testing.assert_array_equal(dot, click)
@@ -109,7 +109,7 @@ def test_a_dot_is_a_click():
         Prompt(scribbles=(Scribble(((5, 5), (5, 5)), width=0.001),)),
     ],
 )
-def test_what_has_no_area_still_marks_a_pixel(prompt):
+def test_a_shape_without_an_area_still_marks_a_pixel(prompt):
     positive, _ = drawn(prompt, map_size=(32, 32))
     assert positive.any()
 

@@ -1,4 +1,4 @@
-"""The network's parts do what their plain definitions do, statelessly, for images of any size."""
+"""The network's parts give the numbers of their plain definitions, for images of any size."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _image(height, width):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (100, 100), (48, 31), (700, 20)])
-def test_any_image_gets_a_mask_of_its_own_size(model, size):
+def test_an_image_of_any_size_gets_a_mask_of_its_size(model, size):
     embedding = model.encode(_image(*size))
     prediction = model.decode(embedding, Prompt((Click(0, 0),)))
     assert embedding.image_size == size
@@ -47,7 +47,7 @@ def test_any_image_gets_a_mask_of_its_own_size(model, size):
     )
 
 
-def test_prompts_do_not_see_each_other(model):
+def test_prompts_do_not_influence_each_other(model):
     embedding = model.encode(_image(40, 60))
     prompts = [
         Prompt((Click(5, 5),)),
@@ -63,7 +63,7 @@ def test_prompts_do_not_see_each_other(model):
         model.decode(embedding, Prompt())
 
 
-def test_any_number_of_pairs_is_answered_as_one_by_one(model, monkeypatch):
+def test_many_pairs_are_answered_as_each_alone(model, monkeypatch):
     embeddings = [model.encode(_image(*size)) for size in ((40, 60), (60, 40), (64, 64), (40, 60))]
     random = np.random.default_rng(0)
     pairs = []
@@ -80,7 +80,7 @@ def test_any_number_of_pairs_is_answered_as_one_by_one(model, monkeypatch):
     assert model.decode_batch([], []) == model.decode_many(embeddings[0], []) == []
 
 
-def test_only_so_many_prompts_are_decoded_at_once(model, monkeypatch):
+def test_the_number_of_prompts_decoded_at_once_is_limited(model, monkeypatch):
     embedding = model.encode(_image(64, 64))
     seen = []
     model.register_forward_pre_hook(lambda _, inputs: seen.append([len(t) for t in inputs[::2]]))
@@ -92,7 +92,7 @@ def test_only_so_many_prompts_are_decoded_at_once(model, monkeypatch):
     assert seen == [[1, 4], [1, 4], [1, 2]]  # the image once, however many prompts
 
 
-def test_patches_without_a_mark_are_the_convolution_s_bias():
+def test_patches_without_a_mark_give_the_convolution_s_bias():
     torch.manual_seed(0)
     encoder = PromptEncoder(24)
     maps = torch.zeros(3, 3, 70, 96)  # patches leave six rows over
@@ -117,12 +117,12 @@ def test_patches_without_a_mark_are_the_convolution_s_bias():
         np.zeros((0, 5, 3), np.uint8),
     ],
 )
-def test_what_is_no_rgb_image_is_refused(model, image):
+def test_an_array_that_is_not_an_rgb_image_is_refused(model, image):
     with pytest.raises(ImageError, match=r"\.$"):
         model.encode(image)
 
 
-def test_the_heads_rewrite_gives_the_plain_heads_numbers():
+def test_the_head_gives_the_numbers_of_a_plain_head():
     torch.manual_seed(0)
     head = Head((8, 8, 8, 8), 16, 0.1).eval()
     maps = [torch.randn(2, 8, 32 // 2**i, 32 // 2**i) for i in range(4)]
@@ -151,7 +151,7 @@ def test_the_head_in_strips_gives_the_same_numbers(sides, monkeypatch):
         assert torch.equal(part, enlarged[:, :, top:bottom])
 
 
-def test_windowed_blocks_see_their_window_only_and_the_last_sees_all():
+def test_windowed_blocks_see_only_their_window_and_the_last_sees_all():
     torch.manual_seed(0)
     encoder = ViTEncoder(replace(VIT, window_freq=9)).eval()  # 4x4 tokens in 2x2 windows
     assert encoder.windows == 2 and encoder.is_global == [False, False, True]
@@ -166,7 +166,7 @@ def test_windowed_blocks_see_their_window_only_and_the_last_sees_all():
     assert moved[:2, :2].all() and moved.sum() == 4
 
 
-def test_an_embedding_survives_its_bytes(model):
+def test_an_embedding_is_read_back_from_its_bytes(model):
     embedding = model.encode(_image(40, 60))
     back = Embedding.from_bytes(embedding.to_bytes())
     assert back.image_size == (40, 60) and len(back.skips) == len(embedding.skips)

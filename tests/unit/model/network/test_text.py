@@ -29,7 +29,7 @@ def image() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def model() -> SegNext:
-    """A network whose text branch says something, as if it were trained."""
+    """A network whose text branch changes answers, as if it were trained."""
     torch.manual_seed(0)
     made = SegNext(WORDS).eval()
     torch.nn.init.normal_(made.text_branch.out.weight)
@@ -41,7 +41,7 @@ def clip_file(tmp_path: Path) -> Path:
     return make_clip(tmp_path)
 
 
-def test_texts_become_unit_vectors_and_silence_becomes_zeros(model):
+def test_texts_become_unit_vectors_and_no_text_becomes_zeros(model):
     vectors = model.text_branch.vectors(["a red circle", None, "dog", "  a red   circle "])
     assert vectors.dtype == torch.float32 and vectors.shape == (4, 16)
     torch.testing.assert_close(vectors.norm(dim=1), torch.tensor([1.0, 0.0, 1.0, 1.0]))
@@ -56,7 +56,7 @@ def test_the_dictionary_holds_words_and_nothing_else():
     assert all(word.isalpha() and word.islower() for word in words)
 
 
-def test_text_moves_the_masks_of_prompts_that_have_it_and_of_no_other(model, image):
+def test_text_changes_the_masks_of_prompts_that_have_it_and_of_no_others(model, image):
     embedding = model.encode(image)
     click = Prompt((Click(20, 30),))
     both = replace(click, text="dog")
@@ -143,7 +143,7 @@ def test_a_pretrained_tower_gives_open_clips_own_vectors(clip_file):
     torch.testing.assert_close(branch.vectors([None, "dog"])[1], expected[0])
 
 
-def test_the_weights_of_a_pretrained_tower_stay_outside_and_must_stay_the_same(clip_file, image):
+def test_the_weights_of_a_pretrained_tower_are_not_saved_and_must_stay_the_same(clip_file, image):
     import open_clip
 
     config = replace(TINY, text_tower=f"tiny-clip:{clip_file}", text_dim=16, text_depth=1)
@@ -202,7 +202,7 @@ def test_weights_that_are_damaged_or_of_another_shape_are_refused(clip_file):
         ("local-dir:/tmp", "no text tower"),
     ],
 )
-def test_a_tower_that_cannot_be_had_says_what_to_do(name, reason, monkeypatch, tmp_path):
+def test_the_error_for_a_missing_tower_says_what_to_do(name, reason, monkeypatch, tmp_path):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

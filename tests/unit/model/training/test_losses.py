@@ -1,4 +1,4 @@
-"""The losses fall as masks get better and do not see unknown pixels."""
+"""The losses fall as masks get better, and unknown pixels do not count."""
 
 from __future__ import annotations
 

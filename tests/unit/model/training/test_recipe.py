@@ -1,4 +1,4 @@
-"""A recipe is read whole or refused in a sentence."""
+"""A recipe is read completely, or refused with a sentence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_recipes_that_ship_can_be_read(path):
     assert (recipe.config == SMALL) == (path.name == "default.yaml")
 
 
-def test_both_recipes_are_there():
+def test_both_recipes_ship():
     assert [path.name for path in RECIPES] == ["default.yaml", "larger.yaml"]
 
 

@@ -1,5 +1,5 @@
-"""Words are learned: the right word gives the right object, another word another, a word for
-nothing there gives nothing, and a click corrects what a word got wrong."""
+"""A network learns words: the right word gives the right object, a word for nothing in the picture
+gives nothing, and a click corrects a wrong answer to a word."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def pictures(base: SegNext, tmp_path_factory: pytest.TempPathFactory) -> list[Fo
     return encode_pictures(base, read_folder(folder), folder / "embeddings")
 
 
-# --- what is learned ---
+# --- what it learns ---
 
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[SegNext, list[FolderPicture]]:
-    """A network that learned words from a hundred pictures, and twenty it never saw."""
+    """A network that learned words from a hundred pictures, and twenty others."""
     return teach(tmp_path_factory.mktemp("taught"))
 
 
@@ -103,7 +103,7 @@ def test_a_click_corrects_what_a_word_got_wrong(taught):
     assert report["absent"] == 20 * len(COLOURS) - len(before) and report["absent_area"] < 0.02
 
 
-# --- what stays, and what goes on ---
+# --- what does not change, and resuming ---
 
 
 def test_without_the_decoder_prompts_without_text_are_answered_as_before(base, pictures, tmp_path):
@@ -159,7 +159,7 @@ def test_the_state_of_another_run_is_refused(base, pictures, tmp_path):
             train_text(base, pictures, RUN, state)
 
 
-def test_a_branch_on_the_same_tower_is_trained_on(base, pictures, tmp_path):
+def test_a_branch_on_the_same_tower_is_trained_further(base, pictures, tmp_path):
     first = train_text(base, pictures, RUN, tmp_path / "state.pt")
     again = with_branch(first, RUN)
     for name, tensor in first.state_dict().items():
@@ -200,14 +200,16 @@ def write_picture(folder: Path, name: str, indices: np.ndarray, **entry: object)
 
 @pytest.fixture
 def indices() -> np.ndarray:
-    """Four stripes: instance 1, instance 2, an unnamed 3, and pixels to ignore; ground between."""
+    """Four stripes with background between them: instances 1, 2 and 3, and ignored pixels."""
     made = np.zeros((64, 64), np.uint8)
     for at, index in ((0, 1), (16, 2), (32, 3), (48, 255)):
         made[:, at : at + 12] = index
     return made
 
 
-def test_a_word_means_all_its_objects_and_unnamed_ones_do_not_count(base, indices, tmp_path):
+def test_a_word_means_all_objects_of_its_name_and_unnamed_ones_do_not_count(
+    base, indices, tmp_path
+):
     write_picture(tmp_path, "a", indices, categories={"1": "cat", "2": "cat", "9": "dog"})
     write_picture(tmp_path, "b", indices)
     write_picture(tmp_path, "c", indices, categories={})
@@ -228,7 +230,7 @@ def test_a_word_means_all_its_objects_and_unnamed_ones_do_not_count(base, indice
     assert None in [draw(base, pictures[0], words, True, rng).prompt.text for _ in range(50)]
     open_words = Words(["cat", "dog"], closed=False)
     said = [draw(base, pictures[0], open_words, False, rng).prompt.text for _ in range(50)]
-    assert set(said) == {"cat", "dog"}  # any other word may still mean something
+    assert set(said) == {"cat", "dog"}  # other words may still mean something
     nothing = [draw(base, pictures[1], words, True, rng) for _ in range(20)]
     assert not any(each.target.any() for each in nothing)
 

@@ -1,4 +1,4 @@
-"""Training learns, resumes to the step, and a fine-tune leaves the encoder alone, bit for bit."""
+"""A run can be resumed at its step; a fine-tune learns and leaves the encoder as it is."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(tmp_path):
     assert load(killed / "model.safetensors").config == TINY
 
 
-def test_a_run_killed_while_it_ended_still_gets_its_result(tmp_path, monkeypatch):
+def test_a_run_killed_at_its_end_is_finished_by_the_next_call(tmp_path, monkeypatch):
     write_folder(tmp_path / "data", 2)
     run = recipe(tmp_path / "data", validation=DataSource(tmp_path / "data", limit=1))
 
@@ -99,7 +99,7 @@ def test_a_run_killed_while_it_ended_still_gets_its_result(tmp_path, monkeypatch
     assert last.startswith("4,") and not last.endswith(",")
 
 
-def test_a_set_without_targets_of_some_size_is_refused(tmp_path):
+def test_a_set_without_large_enough_targets_is_refused(tmp_path):
     write_folder(tmp_path / "data", 1)
     mask = tmp_path / "data/masks/shape0.png"
     Image.fromarray(np.zeros_like(np.asarray(Image.open(mask)))).save(mask)
@@ -132,7 +132,7 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path):
         torch.testing.assert_close(ours, theirs.half().float())
 
 
-def test_the_curves_tell_loss_time_waiting_and_what_was_validated(tmp_path):
+def test_the_log_holds_loss_time_waiting_and_validation(tmp_path):
     write_folder(tmp_path / "data", 2)
     source = DataSource(tmp_path / "data", limit=1)
     seen = []
@@ -146,7 +146,7 @@ def test_the_curves_tell_loss_time_waiting_and_what_was_validated(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
-    """Each process draws crops of its own; their gradients are averaged, so the weights agree."""
+    """Each process draws its own crops; the gradients are averaged, so the weights agree."""
     write_folder(tmp_path / "data", 2)
     script = tmp_path / "both.py"
     script.write_text(TWO_PROCESSES)
@@ -199,7 +199,7 @@ def test_a_warm_start_fills_the_backbone_and_a_partial_one_is_refused(tmp_path):
             load_backbone(model, tmp_path / "c.pth")
 
 
-def test_a_picture_that_cannot_be_read_ends_a_run_in_a_sentence(tmp_path):
+def test_a_picture_that_cannot_be_read_ends_a_run_with_a_sentence(tmp_path):
     write_folder(tmp_path / "data", 1)
     (tmp_path / "data/images/shape0.png").write_bytes(b"not a picture")
     with pytest.raises(DatasetError) as raised:
