@@ -51,8 +51,8 @@ class MaskItem:
         image, mask = self.load_image(), self.load_mask()
         if image.shape[:2] != mask.shape:
             raise DatasetError(
-                f"{self.mask} is not of its picture's size (which is turned upright where its EXIF "
-                "says so); mend the set."
+                f"{self.mask} does not have the size of its picture (after turning that upright as "
+                "its EXIF says); correct the set."
             )
         return image, mask
 

@@ -60,7 +60,7 @@ def lower(model: SegNext, dtype: torch.dtype) -> None:
 
 
 def compile_and_warm(model: SegNext) -> None:
-    """Compile encoder and decoder with ``torch.compile``, before the first annotator waits for it.
+    """Compile encoder and decoder with ``torch.compile``, before the first click.
 
     Raises:
         CheckpointError: they cannot be compiled here; on a CPU this needs a C++ compiler.

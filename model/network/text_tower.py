@@ -166,7 +166,7 @@ def _split(name: str) -> tuple[str, str]:
     # This also refuses the prefixes by which open_clip reads whole models from hubs and folders.
     if cut < 0 or model not in _open_clip().list_models():
         raise CheckpointError(
-            f"There is no text tower {name!r}; say small, or MODEL/TAG as open_clip names them "
+            f"There is no text tower {name!r}; give small, or MODEL/TAG as open_clip names them "
             "(ViT-B-32/laion2b_s34b_b79k), or MODEL:FILE."
         )
     return model, weights

@@ -53,7 +53,7 @@ class Steps(Dataset[list[Crop] | DatasetError]):
             if len(crops) == recipe.images:
                 return crops
         raise DatasetError(
-            f"Of {MAX_TRIES * recipe.images} crops hardly one showed an object of {MIN_AREA} "
+            f"Hardly any of {MAX_TRIES * recipe.images} crops showed an object of {MIN_AREA} "
             "pixels; give masks of larger objects, or larger crops."
         )
 

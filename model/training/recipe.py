@@ -123,7 +123,7 @@ def read_recipe(path: Path) -> Recipe:
             f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
             for fault in error.errors()[:5]
         )
-        raise RecipeError(f"{path.name} is no recipe ({faults}); mend it.") from None
+        raise RecipeError(f"{path.name} is not a recipe ({faults}); correct it.") from None
     _check(recipe, path.name)
     return _resolved(recipe, path.parent)
 
@@ -150,12 +150,15 @@ def _check(recipe: Recipe, name: str) -> None:
     )
     if not sound:
         raise RecipeError(
-            f"{name} holds a number out of range; counts are 1 or more, crop divides by 32, "
-            "ema is below 1, shares are above 0, data names a folder, kinds are of "
-            f"{', '.join(KINDS)}."
+            f"{name} holds a number out of range; correct it: counts are 1 or more, crop is a "
+            f"multiple of {MULTIPLE}, ema is below 1, shares are above 0, data names a folder, and "
+            f"kinds are of {', '.join(KINDS)}."
         )
     if recipe.config.encoder != "mobilenetv2":  # building the config refuses impossible shapes
-        raise RecipeError(f"{name} asks for a plain transformer; recipes train the small encoder.")
+        raise RecipeError(
+            f"{name} asks for the encoder {recipe.config.encoder!r}, which recipes cannot train; "
+            "remove it from shape."
+        )
 
 
 def _resolved(recipe: Recipe, base: Path) -> Recipe:

@@ -50,7 +50,7 @@ def measure_text(
             clicked.append(iou(predicted, target))
         progress(done, len(pictures))
     if not words:
-        raise DatasetError("No picture to measure words on says what its objects are; name them.")
+        raise DatasetError("No picture to measure words on gives names to its objects; name them.")
     return {
         "pictures": len(pictures),
         "words": len(words),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -201,6 +203,27 @@ def test_files_that_give_other_masks_are_not_kept(tmp_path, monkeypatch, error):
         export(made(VIT), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["encoder.onnx"]
     assert (tmp_path / "encoder.onnx").read_bytes() == b"of before"
+
+
+def test_a_full_disk_leaves_both_files_as_they_were(tmp_path, monkeypatch):
+    for name in ("encoder.onnx", "decoder.onnx"):
+        (tmp_path / name).write_bytes(b"of before")
+    copied = []
+
+    def fail_at_the_second(source, target):
+        copied.append(source)
+        target.write(source.read(1000))
+        if len(copied) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", fail_at_the_second)
+    with pytest.raises(ExportError, match=r"No space left on device.*\.$"):
+        export(made(VIT), tmp_path)
+    assert len(copied) == 2
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "encoder.onnx": b"of before",
+        "decoder.onnx": b"of before",
+    }
 
 
 def test_a_text_branch_is_not_exported(tmp_path):

@@ -55,7 +55,7 @@ def test_both_recipes_ship():
         "data: !!python/object/apply:os.system [true]",
     ],
 )
-def test_what_is_no_recipe_is_refused_in_a_sentence(text, tmp_path):
+def test_a_file_that_is_not_a_recipe_is_refused_in_a_sentence(text, tmp_path):
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(RecipeError, match=r"\.$"):
         read_recipe(tmp_path / "recipe.yaml")
