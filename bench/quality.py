@@ -26,7 +26,7 @@ from rich.table import Table
 
 from model.checkpoints.files import default_checkpoint, load
 from model.data.datasets import IGNORE, MaskItem, largest_instance, read_folder
-from model.evaluation.curves import click_curve, summarize
+from model.evaluation.curves import SCORED, click_curve, summarize
 from model.evaluation.simulation import START_KINDS, box_around, next_click
 from model.masks import Mask, iou, resized
 from model.network.confidence import calibration_error, rank_correlation
@@ -108,7 +108,7 @@ def measure(
         for kind in kinds:
             found = click_curve(model, embedding, target, clicks, known, kind)
             curves[kind].append(found.iou)
-            early = zip(found.answers[:5], found.iou, strict=False)
+            early = zip(found.answers[:SCORED], found.iou, strict=False)
             scores += [(answer.score, float(true)) for answer, true in early]
             if kind == "click":
                 cases.append(Case(image, target, found.answers[0].mask(), float(found.iou[0])))

@@ -25,7 +25,7 @@ from model.progress import Progress, silent
 
 Curve = npt.NDArray[np.float64]
 MAX_CLICKS = 20
-SCORED = 5  # the scores of an object's first so many answers are compared with the true IoU
+SCORED = 5  # answers of an object, from the first, whose scores are compared with the true IoU
 BAND_SHARE = 0.02  # width of the boundary band, as a share of the image's diagonal
 
 
