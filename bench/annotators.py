@@ -1,5 +1,8 @@
-"""Simulated annotators for ``bench.clicks``: pictures whose objects are known, the clicks they make
-on them as Label Studio sends them, and whether an answer is of the picture that was clicked.
+"""Simulated annotators for ``bench.clicks``.
+
+The module makes pictures with known objects and the requests that Label Studio sends for clicks on
+them, and checks whether each answer belongs to the picture that was clicked. It is longer than 300
+lines because pictures, clicks and checks share one description of an object.
 """
 
 from __future__ import annotations
@@ -21,30 +24,30 @@ import numpy.typing as npt
 
 from model.masks import Mask, iou
 from pipeline.labelstudio.regions import mask_of
-from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.labelstudio.template import default_label_config
 
 Pixels = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
 
 PROJECT = 1
-OBJECTS = 4  # on each picture, the first of them large
+OBJECTS = 4  # on each picture; the first of them is large
 RADII = (0.06, 0.38)  # of an object, in heights of the picture
 THUMB = 64  # pixels across, at which outlines are compared
-ALIKE = 0.75  # IoU that no two objects of all pictures reach
-RIGHT = 0.9  # least IoU of an answer with the one given alone
+ALIKE = 0.75  # any two objects of all pictures have an IoU below this
+RIGHT = 0.9  # smallest IoU of a right answer with the answer to the same clicks without load
 
 
 @dataclass(frozen=True, eq=False)
 class Thing:
-    """An object: its middle, its outline ``[n, 2]`` and the clicks of a visit, the second of them
-    an Alt+click beside it. All (x, y) in pixels of its picture."""
+    """An object: its middle, its outline ``[n, 2]`` and the clicks of a visit, of which the second
+    is an Alt+click next to the object. All are (x, y) in pixels of its picture."""
 
     middle: Points
     outline: Points
     clicks: tuple[tuple[float, float, bool], ...] = ()
 
     def mask(self, width: int, height: int, scale: float = 1.0) -> Mask:
-        """bool ``[height, width] * scale``."""
+        """The object's mask, bool ``[height * scale, width * scale]``."""
         canvas = np.zeros((round(height * scale), round(width * scale)), np.uint8)
         cv2.fillPoly(canvas, [np.rint(self.outline * scale).astype(np.int32)], 1)
         return canvas > 0
@@ -62,7 +65,7 @@ class Picture:
         return f"/data/local-files/?d={self.name}"
 
     def paint(self, rng: np.random.Generator) -> Pixels:
-        """Coloured objects with a gleam, on an uneven background, with noise."""
+        """Coloured objects with a highlight, on an uneven background, with noise."""
         size = (self.width, self.height)
         coarse = rng.uniform(70, 150, (5, 7, 3)).astype(np.float32)
         pixels = np.asarray(cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC), np.float32)
@@ -77,7 +80,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answered click: whose, the how manieth of its visit, and when (of ``perf_counter``)."""
+    """One answered click: its task, its number within the visit, and its times from
+    ``perf_counter``."""
 
     task: int
     turn: int
@@ -92,13 +96,14 @@ class Reply:
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """The pictures, and what each task shows. Each visit is a task of its own, handed out in turn
-    as Label Studio does: all pictures once, then their next objects, and so on."""
+    """The pictures, and the object of each task. Each visit is a separate task. As in Label Studio,
+    tasks come in order: the first object of every picture, then the second of every picture, and
+    so on."""
 
     pictures: tuple[Picture, ...]
 
     def visit(self, task: int) -> tuple[int, int]:
-        """Which picture and which of its objects a task, counted from 1, is about."""
+        """The index of the picture and the index of its object for a task, counted from 1."""
         lap, picture = divmod(task - 1, len(self.pictures))
         return picture, (picture + lap) % OBJECTS
 
@@ -108,7 +113,7 @@ class World:
 
 
 def make_world(count: int, width: int, height: int) -> World:
-    """Pictures none of whose objects could be mistaken for any other of them all."""
+    """Make pictures in which no object has a shape and place similar to another object's."""
     rng = np.random.default_rng(0)
     scale = THUMB / width
     known = np.zeros((count * OBJECTS, round(height * scale) * THUMB), np.float32)
@@ -117,7 +122,7 @@ def make_world(count: int, width: int, height: int) -> World:
     for index in range(count):
         things: list[Thing] = []
         while len(things) < OBJECTS:
-            # The first is large, so that there is room for it; the others take what is left.
+            # The large object comes first, while there is space for it.
             low, high = (0.24, RADII[1]) if not things else (RADII[0], 0.2)
             found = blob(rng, height * np.exp(rng.uniform(*np.log((low, high)))), width, height)
             if found is None:
@@ -139,7 +144,7 @@ def make_world(count: int, width: int, height: int) -> World:
 
 
 def blob(rng: np.random.Generator, radius: float, width: int, height: int) -> Thing | None:
-    """A blob of one to five lobes; None where it would stick out of the picture."""
+    """A blob of one to five lobes; None when a part of it would be outside the picture."""
     middle = rng.uniform((0, 0), (width, height))
     angles = np.linspace(0, 2 * np.pi, 96, endpoint=False)
     lobes = 1 + rng.uniform(0, 0.25) * np.cos(rng.integers(2, 6) * angles)
@@ -154,7 +159,7 @@ def blob(rng: np.random.Generator, radius: float, width: int, height: int) -> Th
 def _is_free(
     thing: Thing, others: Sequence[Thing], thumb: npt.NDArray[np.float32], known: npt.NDArray[Any]
 ) -> bool:
-    """Whether it is unlike all known objects and keeps away from those of its picture."""
+    """Whether it differs from all known objects and is not close to those of its picture."""
     if any(
         np.linalg.norm(thing.middle - other.middle) < 1.1 * (_reach(thing) + _reach(other))
         for other in others
@@ -169,7 +174,7 @@ def _reach(thing: Thing) -> float:
 
 
 def _clicked(thing: Thing, width: int, height: int) -> Thing:
-    """With its clicks: the middle, Alt beside its edge (where a mask may spill), the other half."""
+    """The object with its clicks: the middle, Alt+click just outside its edge, its other half."""
     edge = thing.outline - thing.middle
     near = int(np.argmin(np.linalg.norm(edge, axis=1)))
     beside = np.clip(thing.middle + 1.2 * edge[near], (0, 0), (width, height))
@@ -182,7 +187,7 @@ def _clicked(thing: Thing, width: int, height: int) -> Thing:
 def request(
     task: int, picture: Picture, clicks: Sequence[tuple[float, float, bool]], draft: Any = ()
 ) -> bytes:
-    """The body Label Studio sends for the clicks so far, with the regions of the draft."""
+    """The request body of Label Studio for the clicks so far, with the regions of the draft."""
     marks = [
         {
             "original_width": picture.width,
@@ -214,14 +219,14 @@ def request(
     body = {
         "tasks": [shown],
         "project": f"{PROJECT}.1795328252",
-        "label_config": DEFAULT_LABEL_CONFIG,
+        "label_config": default_label_config(),
         "params": {"login": None, "password": None, "context": {"result": marks}},
     }
     return json.dumps(body).encode()
 
 
 def visit(client: httpx.Client, task: int, picture: Picture, thing: Thing) -> Iterator[Reply]:
-    """Each click of a visit once the one before it is answered; timed is the request alone."""
+    """Send each click of a visit after the answer to the previous one; times are of requests."""
     for turn in range(len(thing.clicks)):
         body = request(task, picture, thing.clicks[: turn + 1])
         yield send(client, task, turn, body)
@@ -244,12 +249,14 @@ def crowd(
     pause: float = 0.0,
     watch: Callable[[], float] = lambda: 0.0,
 ) -> tuple[list[Reply], list[float]]:
-    """What so many annotators are answered, in order of the answers; and what ``watch`` says
-    meanwhile, each second.
+    """Let annotators click at the same time.
 
     Args:
-        pause: seconds that they take to look at an answer before the next click, on average:
-            anything from half to one and a half of it.
+        pause: mean seconds that they look at an answer before the next click; each pause is drawn
+            from 0.5 to 1.5 times this value.
+
+    Returns:
+        The replies in the order of their answers, and the value of ``watch`` at each second.
     """
     ready = threading.Barrier(annotators)
 
@@ -278,7 +285,7 @@ def crowd(
 
 
 def answered(body: bytes, picture: Picture) -> Mask:
-    """The mask of an answer; an empty one where it has no region."""
+    """The mask of an answer; an empty mask when it has no region."""
     (prediction,) = json.loads(body)["results"]
     regions = [each for each in prediction["result"] if each["type"] != "textarea"]  # no notice
     if regions:
@@ -291,8 +298,8 @@ def answered(body: bytes, picture: Picture) -> Mask:
 
 @dataclass(frozen=True)
 class Check:
-    """How well answers fit: with their objects on average, with those given alone at least; and
-    the answers that fit the one given alone by less than ``RIGHT``."""
+    """How well answers fit: their mean IoU with the objects, their smallest IoU with the answers
+    without load, and the answers for which that IoU is below ``RIGHT``."""
 
     object_iou: float
     least_iou: float
@@ -302,7 +309,7 @@ class Check:
 def check(
     world: World, replies: Sequence[Reply], alone: Mapping[tuple[int, int], Sequence[bytes]]
 ) -> Check:
-    """Hold each answer against the one to the same clicks given alone.
+    """Compare each answer with the answer to the same clicks without load.
 
     Args:
         alone: by picture and object, the mask after each click of a visit, as ``np.packbits``.

@@ -1,4 +1,4 @@
-"""A backend in a process of its own for ``bench.clicks`` and ``bench.drafts``, and its tasks."""
+"""A backend in a separate process for ``bench.clicks`` and ``bench.drafts``, and its tasks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Backend:
         return float(self.process.memory_info().rss) / 1e6
 
     def counters(self) -> dict[str, float]:
-        """Seconds and number of answered clicks, and of windows had for second looks."""
+        """Seconds and number of answered clicks, and of encoded windows for second looks."""
         text = httpx.get(f"{self.address}/metrics", trust_env=False).text
         found = dict.fromkeys(COUNTERS, 0.0)
         for family in text_string_to_metric_families(text):
@@ -68,7 +68,7 @@ def settings_of(home: Path, threads: int) -> Settings:
 
 @contextmanager
 def running_backend(settings: Settings) -> Iterator[Backend]:
-    """A backend in a process of its own. Raises RuntimeError when it does not start."""
+    """A backend in a separate process. Raises RuntimeError when it does not start."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -90,7 +90,7 @@ def running_backend(settings: Settings) -> Iterator[Backend]:
         deadline = time.monotonic() + START_SECONDS
         while not _answers(address):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the backend did not start; its reason stands above")
+                raise RuntimeError("The backend did not start; see its output above.")
             time.sleep(0.1)
         yield Backend(address, psutil.Process(process.pid))
     finally:
@@ -105,17 +105,8 @@ def _answers(address: str) -> bool:
         return False
 
 
-@contextmanager
-def opened(settings: Settings) -> Iterator[Runtime]:
-    runtime = Runtime(settings)
-    try:
-        yield runtime
-    finally:
-        runtime.sessions.kw["bind"].dispose()
-
-
 def register(runtime: Runtime, shown: Iterable[tuple[int, Picture]]) -> None:
-    """Rows of tasks and what they show, each picture encoded at its first."""
+    """Write a row for each task, and encode each picture at its first task."""
     first: dict[str, int] = {}
     rest: list[tuple[int, Picture]] = []
     for task, picture in shown:

@@ -1,9 +1,9 @@
-"""The part of ``bench.clicks`` about networks whose encoder is not small, run at each click.
+"""The part of ``bench.clicks`` that measures networks with a large encoder, run at each click.
 
-The released shape (ViT-B sax2 at 1024), and the image encoder that Label Studio's SAM 2 example
-runs at each click unless told otherwise (``sam2_hiera_l`` at 1024), with the smallest one that it
-may be told to run: these alone, without prompts or masks, so the example takes longer. All with
-random weights, which take as long as any.
+It measures the released shape (ViT-B sax2 at 1024), the default image encoder of Label Studio's SAM
+2 example (``sam2_hiera_l`` at 1024), which runs at each click there, and the smallest encoder that
+this example allows. Of the example only the encoder is measured, without prompts or masks, so the
+example itself takes longer. All have random weights, which take as long as trained ones.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ Row = dict[str, Any]
 
 
 def measure() -> list[Row]:
-    """Medians of a click with the encoder run at it and, of ours, on an encoded picture."""
+    """Median milliseconds of a click that includes the encoder; for our network, also of a click on
+    an encoded picture."""
     rows = [_released()]
     for name, said in ((EXAMPLE, "SAM 2 example"), (SMALLEST, "SAM 2 example, smallest")):
         rows.append({"network": said, "each_click_ms": _encoder(name), "encoded_ms": ""})

@@ -1,9 +1,9 @@
-"""How long a click takes: ``python -m bench.click [--json FILE]``.
+"""Measures how long a click takes: ``python -m bench.click [--json FILE]``.
 
-A backend on loopback, two torch threads, the shipped model, one 1024x768 photograph already
-encoded. Times are of whole HTTP requests to /predict, each a new click: a session's first click,
-then up to four that repair it, every mask logged as in production. Label Studio's own time is not
-in them.
+The backend runs on loopback with two torch threads and the shipped model, and one photograph of
+1024x768 is already encoded. Times are of whole HTTP requests to /predict. A session has a first
+click and up to four clicks that correct the mask, and every mask is logged as in production. The
+times do not include Label Studio itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.backends import running_backend, settings_of
-from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from model.files import write_file
+from pipeline.labelstudio.template import default_label_config
 
 WIDTH, HEIGHT = 1024, 768
 THREADS = 2
@@ -32,7 +33,7 @@ CLICKS_PER_OBJECT = 5
 
 
 def photograph(path: Path) -> None:
-    """The astronaut that scikit-image carries, at the size of the bench."""
+    """Write scikit-image's astronaut at the size of this bench."""
     from skimage import data
 
     picture: np.ndarray[Any, Any] = data.astronaut()  # type: ignore[no-untyped-call]
@@ -58,13 +59,13 @@ def click_request(task: int, places: np.ndarray[Any, Any], turn: int) -> dict[st
     return {
         "tasks": [shown],
         "project": "1.1",
-        "label_config": DEFAULT_LABEL_CONFIG,
+        "label_config": default_label_config(),
         "params": {"context": {"result": marks}},
     }
 
 
 def measure(address: str, objects: int) -> list[float]:
-    """Milliseconds of each request, the encode and a warm-up left out."""
+    """Milliseconds of each request, without the encode and the warm-up."""
     rng = np.random.default_rng(0)
     times = []
     with httpx.Client(base_url=address, timeout=120, trust_env=False) as client:
@@ -110,7 +111,7 @@ def main() -> None:
     view.add_row(*(str(value) for value in result.values()))
     Console().print(view)
     if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2))
+        write_file(arguments.json, json.dumps(result, indent=2).encode())
 
 
 if __name__ == "__main__":

@@ -1,27 +1,30 @@
-"""What several annotators feel at once: ``python -m bench.clicks [--json FILE]``.
+"""Measures clicks of several annotators at once: ``python -m bench.clicks [--json FILE]``.
 
-The shipped model, two torch threads, a backend in a process of its own, 200 pictures of 1024x768
-drawn here and encoded beforehand. For 60 s each, 1, 4 and 16 annotators take the next task, click
-an object, Alt+click beside it, click it once more, and go on. They never stop to think, so 16 of
-them are the load of many more. Times are of whole HTTP requests; client and backend share the
-cores. A visit's object is a new one, so windows for second looks are encoded in this time, as they
-are for people; the backend's memory may grow until its caches of pictures and embeddings are full
-(``images.cache_mb``, ``model.cache_mb``), and no further. Every answer is then held against the one
-that the model gives to the same clicks alone, in this process: a mask that fits it by an IoU below
-0.9 is counted as wrong. The backend has OMP_WAIT_POLICY=passive, as `maskloop up` gives it; set it
-for this process too, lest torch's threads lose most of their time waiting for each other.
+The shipped model runs with two torch threads in a backend in a separate process, on 200 pictures of
+1024x768 that are drawn here and encoded beforehand. For 60 s each, 1, 4 and 16 annotators take the
+next task, click an object, Alt+click next to it, click it once more, and take the next task. They
+never pause, so 16 of them are the load of many more people. Times are of whole HTTP requests, and
+client and backend share the cores. Each visit is to a new object, so these times include the
+encoding of windows for second looks, as for real annotators. The backend's memory may grow until
+its caches of pictures and embeddings are full (``images.cache_mb``, ``model.cache_mb``), and no
+further.
 
-Each row comes twice: those who never stop, and those who look at an answer for ``--pause`` seconds.
+Every answer is then compared with the model's answer to the same clicks without load, in this
+process: a mask whose IoU with it is below 0.9 counts as wrong. The backend has
+OMP_WAIT_POLICY=passive, as `maskloop up` sets it. Set it for this process too, or torch's threads
+spend most of their time waiting for each other.
 
-Beside it the same clicks with the encoder run at each, as Label Studio's own SAM 2 example does:
-the picture's file read, decoded and encoded, the click answered, in this process, without HTTP, SQL
-or RLE, which favours it. So too for larger networks (``bench.baselines``), that example's own among
-them.
+Each row is measured twice: for annotators who never pause, and for annotators who look at each
+answer for ``--pause`` seconds. For comparison, the same clicks are answered with the encoder run at
+each click, as in Label Studio's own SAM 2 example: in this process, the picture's file is read,
+decoded and encoded, and the click is answered. That comparison has no HTTP, SQL or RLE, which is in
+its favour. Larger networks are measured in the same way (``bench.baselines``), among them the
+encoder of that example.
 
-Last, clicks of one annotator with accepted masks in the draft, which Label Studio sends with every
-click: 100 on such a picture, 40 on one of 12 megapixels, clicked here (so the backend's log has
-them) or proposals (which it has not). ``backend`` is ``maskloop_predict_seconds``; parsing the
-request is in the client's time only.
+Last come clicks of one annotator with accepted masks in the draft, which Label Studio sends with
+every click: 100 masks on such a picture, and 40 on one of 12 megapixels. They are either clicked
+here, so the backend's log has them, or proposals, which the log does not have. ``backend`` is
+``maskloop_predict_seconds``; only the client's time includes the parsing of the request.
 """
 
 from __future__ import annotations
@@ -43,18 +46,20 @@ from rich.progress import track
 
 from bench import annotators, baselines, drafts, network
 from bench.annotators import Reply, World, make_world
-from bench.backends import Backend, opened, register, running_backend, settings_of
+from bench.backends import Backend, register, running_backend, settings_of
 from model.checkpoints.files import default_checkpoint, load
+from model.files import write_file
 from model.inference.second_look import Looker
 from model.network.prompts import Click, Prompt
 from pipeline.images.decode import decode_image
 from pipeline.masks.ops import clean
+from pipeline.runtime import Runtime
 from pipeline.settings import ImageSettings
 
-TASKS_PER_SECOND = 60  # made beforehand; a backend that is faster makes the rest itself
+TASKS_PER_SECOND = 60  # rows made beforehand; a faster backend makes the others itself
 BASELINE_SECONDS = 20.0
 SHOWN = 20  # wrong answers described in the JSON
-MINUTE = 60  # memory is looked at each second
+MINUTE = 60  # seconds; the memory is read each second
 
 Row = dict[str, Any]
 
@@ -62,7 +67,7 @@ Row = dict[str, Any]
 def row_of(
     backend: Backend, world: World, tasks: Iterator[int], n: int, pause: float, seconds: float
 ) -> Row:
-    """What ``n`` annotators feel; the answers themselves under "replies"."""
+    """The figures of ``n`` annotators, with the answers themselves under "replies"."""
     before, rss = backend.counters(), backend.memory_mb
     replies, memory = annotators.crowd(
         backend.address, world, tasks, n, seconds, pause, lambda: backend.memory_mb
@@ -79,7 +84,7 @@ def row_of(
         "windows_per_click": round(told["windows"] / max(told["clicks"], 1), 2),
         "window_mean_ms": round(1000 * told["window_seconds"] / max(told["windows"], 1), 1),
         "rss_before_mb": round(rss),
-        "rss_peak_mb": round(max(memory, default=rss)),
+        "rss_peak_mb": round(max([rss, *memory])),
         "rss_after_mb": round(backend.memory_mb),
         "rss_each_minute_mb": [round(each) for each in memory[::MINUTE]],
         "replies": replies,
@@ -93,7 +98,7 @@ def figures(seconds: Sequence[float]) -> Row:
 
 
 class Alone:
-    """Answers of the model in this process, to one click after the other."""
+    """Answers of the model in this process, without load: one click after the other."""
 
     def __init__(self, world: World, folder: Path) -> None:
         self._world = world
@@ -102,10 +107,10 @@ class Alone:
         self._kept: dict[tuple[int, int], list[bytes]] = {}
 
     def visit(self, task: int, *, every_click: bool = False) -> list[float]:
-        """Seconds of each click of a visit, whose masks are kept.
+        """Seconds of each click of a visit; its masks are kept.
 
         Args:
-            every_click: read and encode the picture at each, instead of at the first alone.
+            every_click: read and encode the picture at each click, not only at the first.
         """
         picture, thing = self._world.thing(task)
         sight, mask, seconds, masks = None, None, [], []
@@ -123,7 +128,7 @@ class Alone:
         return seconds
 
     def baseline(self, seconds: float) -> list[float]:
-        """Seconds of each click of the first visits, the encoder run at each."""
+        """Seconds of each click of the first visits, with the encoder run at each click."""
         self.visit(1, every_click=True)  # warms up
         found: list[float] = []
         for task in itertools.count(1):
@@ -142,7 +147,7 @@ class Alone:
 
 
 def judge(row: Row, world: World, alone: Alone) -> None:
-    """Put into a row how its answers fit, in the place of the answers."""
+    """Replace the answers in a row by figures of how well they fit."""
     replies: list[Reply] = row.pop("replies")
     kept = alone.masks(sorted({reply.task for reply in replies}))
     found = annotators.check(world, replies, kept)
@@ -156,7 +161,7 @@ def judge(row: Row, world: World, alone: Alone) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> Row:
-    """All figures; prints only progress, to stderr."""
+    """Measure all figures; only progress is printed, to stderr."""
     torch.set_num_threads(arguments.threads)
     world = make_world(arguments.images, arguments.width, arguments.height)
     with tempfile.TemporaryDirectory() as folder:
@@ -167,7 +172,7 @@ def measure(arguments: argparse.Namespace) -> Row:
             annotators.save(picture, files, seed)
         runs = 2 * len(arguments.annotators)
         most = round(arguments.seconds * runs * TASKS_PER_SECOND) + len(world.pictures)
-        with opened(settings) as runtime:
+        with Runtime(settings, migrate=True) as runtime:
             register(runtime, ((task, world.thing(task)[0]) for task in range(1, most)))
             cases = drafts.prepare(runtime, world, files) if arguments.drafts else []
         tasks = itertools.count(1)
@@ -232,7 +237,7 @@ def main() -> None:
     result = measure(arguments)
     show(result)
     if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2))
+        write_file(arguments.json, json.dumps(result, indent=2).encode())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The part of ``bench.clicks`` about drafts: clicks with many accepted masks beside them."""
+"""The part of ``bench.clicks`` that measures clicks with many accepted masks in the draft."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from bench.annotators import PROJECT, Picture, Thing, World, blob, request, save
 from bench.backends import Backend, register
 from model.masks import resized
 from pipeline.labelstudio.regions import brush_region, mask_of
+from pipeline.labelstudio.types import RegionJson
+from pipeline.masks.coded import CodedMask
 from pipeline.masks.ops import probability_to_png
-from pipeline.masks.rle import encode
 from pipeline.record.tables import Interaction, Task
 from pipeline.record.versions import serving
 from pipeline.runtime import Runtime
 
 FIRST_TASK = 1_000_000
-VISITS = 8  # of each case, after one that warms up
-DRAFTS = ((1, 100), (4, 40))  # sides of the picture in those of the others; masks in its draft
+VISITS = 8  # of each case, after a first one for warm-up
+DRAFTS = ((1, 100), (4, 40))  # (scale of the picture's sides, masks in its draft)
 RADII = (0.04, 0.15)  # of a mask, in heights of the picture
 
-Region = dict[str, Any]
+Region = RegionJson
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Visits to one object with so many masks in the draft: clicked here, or proposed."""
+    """Visits to one object with many masks in the draft, which are clicked here or proposed."""
 
     picture: Picture
     tasks: range
@@ -44,7 +45,7 @@ class Case:
 
 
 def prepare(runtime: Runtime, world: World, folder: Path) -> list[Case]:
-    """Pictures, tasks and drafts of all cases, and the log of how the clicked masks came."""
+    """Make the pictures, tasks and drafts of all cases, and log the clicked masks."""
     cases: list[Case] = []
     for scale, count in DRAFTS:
         picture = _scaled(world.pictures[0], scale)
@@ -65,7 +66,10 @@ def prepare(runtime: Runtime, world: World, folder: Path) -> list[Case]:
 
 
 def measure(backend: Backend, cases: Sequence[Case]) -> list[dict[str, Any]]:
-    """A row of each case: medians in milliseconds, in turn, so that all are slowed alike."""
+    """A row of medians in milliseconds for each case.
+
+    The cases take turns, so that other work on the machine slows all of them equally.
+    """
     client_ms: dict[int, list[list[float]]] = {k: [] for k in range(len(cases))}
     backend_ms: dict[int, list[list[float]]] = {k: [] for k in range(len(cases))}
     sizes = [0] * len(cases)
@@ -126,7 +130,7 @@ def _scaled(picture: Picture, scale: int) -> Picture:
 
 
 def _regions(picture: Picture, count: int) -> tuple[Region, ...]:
-    """Blobs that keep clear of the object that is clicked."""
+    """Blobs that do not touch the clicked object."""
     rng = np.random.default_rng(1)
     taken = picture.things[0].mask(picture.width, picture.height)
     regions: list[Region] = []
@@ -143,9 +147,7 @@ def _regions(picture: Picture, count: int) -> tuple[Region, ...]:
                 region_id=hashlib.sha256(f"{picture.name}-{len(regions)}".encode()).hexdigest()[
                     :12
                 ],
-                rle=encode(mask),
-                height=picture.height,
-                width=picture.width,
+                mask=CodedMask.of_mask(mask),
                 label="Object",
                 from_name="mask",
                 to_name="image",
@@ -156,7 +158,7 @@ def _regions(picture: Picture, count: int) -> tuple[Region, ...]:
 
 
 def _log(runtime: Runtime, case: Case) -> None:
-    """The replies that the masks of a draft were, to a click on the middle of each."""
+    """Log a reply for each mask of a draft, as for a click on its middle."""
     shape = (case.picture.height // 8, case.picture.width // 8)
     masks = [mask_of(region) for region in case.draft]
     small = [resized(mask, shape) for mask in masks if mask is not None]

@@ -1,7 +1,7 @@
 """Peak memory of a click and of an encode, in MB: ``python -m bench.memory NAME WIDTH HEIGHT``.
 
-A process of its own for each case, as ``bench.network`` starts them: memory that a process had once
-is not given back, and would hide what comes later. Linux only.
+Each case runs in a separate process, which ``bench.network`` starts, because memory that a process
+has used once is not released and would hide a later, smaller use. Linux only.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from model.network.prompts import Click, Prompt
 
 
 def memory(name: str, size: tuple[int, int], *, quick: bool) -> dict[str, Any]:
-    """What this process takes while it clicks, and while it encodes, beyond what it held before,
-    weights among it; ``process`` is the most that it ever held."""
+    """Memory in MB that this process needs for clicks and for an encode, in addition to what it
+    held before, weights included. ``process`` is its highest total."""
     model = network(name, quick=quick)
     precision.lower(model, precision.choose("auto", model))
     height, width = size[1], size[0]
     rows, cols = model.input_size((height, width))
-    # The image was encoded long ago, by another process; its embedding comes from the store.
+    # In production another process has encoded the image, and its embedding comes from the store.
     maps = [(model.config.dim, 16)] + ([(24, 4), (32, 8)] if name == "small" else [])
     features, *skips = (torch.rand(c, rows // s, cols // s).half() for c, s in maps)
     embedding = Embedding(features, tuple(skips), (height, width))
     first = Prompt((Click(height / 2, width / 2),))
-    started = _status("VmHWM")  # PyTorch and what else is imported; reading the weights
+    started = _status("VmHWM")  # includes imports such as PyTorch, and reading the weights
     before = _peak_from_now()
     probability = model.decode(embedding, first).probability
     mask = model.decode(embedding, replace(first, mask=probability)).mask()
@@ -55,13 +55,13 @@ def memory(name: str, size: tuple[int, int], *, quick: bool) -> dict[str, Any]:
 
 
 def _peak_from_now() -> float:
-    """Let the peak count from now on; what this process holds, in MB."""
+    """Reset the peak to the present memory of this process; returns that memory in MB."""
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
 
 def _status(field: str) -> float:
-    """A figure of this process that Linux keeps, in MB."""
+    """A figure from this process's status in Linux, in MB."""
     found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) * 1024 / 1e6

@@ -1,10 +1,11 @@
-"""How long the network takes, against what the machine could do: ``python -m bench.network``.
+"""Measures the network's time against the machine's peak speed: ``python -m bench.network``.
 
-The released shape (ViT-B sax2 at 1024, random weights) and the model that
-ships: seconds of an encode, of a click, of a click with the previous mask, and of each of 256
-clicks on one image, masks of full size included; beside them the share of the time that the same
-matrix products would take at this machine's measured peak. Then one click against ``bench.plain``,
-the same network computed plainly, and how much memory a click takes beyond the weights.
+For the released shape (ViT-B sax2 at 1024, random weights) and the shipped model, it measures the
+seconds of an encode, of a click, of a click with the previous mask, and of each of 256 clicks on
+one image, all with masks of full size. For each it also gives the share of that time which the same
+matrix products would take at this machine's measured peak. Then it compares one click with
+``bench.plain``, the same network without optimisations, and measures the memory of a click beyond
+the weights. The module is longer than 300 lines because its figures share their subjects.
 
     python -m bench.network [--json FILE] [--prompts 256] [--repeats 3] [--threads 2] [--quick]
 """
@@ -35,6 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import plain
 from model.checkpoints.files import default_checkpoint, load
+from model.files import write_file
 from model.inference import precision
 from model.masks import iou
 from model.network.config import SegNextConfig
@@ -48,7 +50,7 @@ QUICK = SegNextConfig(
     size=256, dim=192, depth=4, heads=6, fusion_heads=6, neck=(32, 64, 96, 128), head=64
 )
 LOW = torch.bfloat16
-PICTURES = ("astronaut", "chelsea", "coffee", "rocket")  # that scikit-image carries
+PICTURES = ("astronaut", "chelsea", "coffee", "rocket")  # photographs in scikit-image
 BLOCK = re.compile(r"\w+\.(fusion_)?blocks\.\d+")
 
 Image = npt.NDArray[np.uint8]
@@ -57,7 +59,7 @@ Table_ = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A network in float32 and with lowered blocks, and what it is asked."""
+    """A network in float32 and in lower precision, and the images and prompts it is run with."""
 
     name: str
     exact: SegNext
@@ -67,7 +69,7 @@ class Subject:
 
 
 def network(name: str, *, quick: bool = False) -> SegNext:
-    """The shape of ``vitb_sax2`` with random weights for "released", else the model that ships."""
+    """For "released" the shape of ``vitb_sax2`` with random weights, else the shipped model."""
     if name == "small":
         return load(default_checkpoint())
     torch.manual_seed(0)
@@ -75,7 +77,7 @@ def network(name: str, *, quick: bool = False) -> SegNext:
 
 
 def picture(name: str, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Image:
-    """A photograph that scikit-image carries, at a (width, height)."""
+    """A photograph of scikit-image, scaled to (width, height) in pixels."""
     from skimage import data
 
     resized = cv2.resize(getattr(data, name)(), size, interpolation=cv2.INTER_CUBIC)
@@ -96,8 +98,9 @@ def subject(name: str, *, quick: bool) -> Subject:
         pictures = tuple(map(picture, PICTURES[: 1 if quick else None]))
         return Subject(name, exact, low, pictures, prompts)
     photo = picture(PICTURES[0])
-    # Random weights draw no objects. At the median of their answer half of all pixels are in the
-    # mask and nearly all lie at its edge, which is as hard as it gets for a lower precision.
+    # Random weights do not outline objects. With the threshold at the median of their answer, half
+    # of all pixels are in the mask and nearly all are close to its edge. This is the hardest case
+    # for a lower precision.
     answer = exact.decode(exact.encode(photo), clicks(1)[0])
     threshold = float(np.median(answer.full()))
     exact.config = low.config = replace(exact.config, threshold=threshold)
@@ -105,10 +108,11 @@ def subject(name: str, *, quick: bool) -> Subject:
 
 
 def measure(quick: bool, prompts: int, repeats: int) -> Table_:
-    """All figures, in seconds, GFLOP, MB and shares; prints nothing."""
+    """Measure all figures, in seconds, GFLOP, MB and shares; nothing is printed."""
     peaks = {dtype: peak(dtype, quick=quick) for dtype in (torch.float32, LOW)}
     released, small = (subject(name, quick=quick) for name in ("released", "small"))
-    # What is compared comes first and in turn, so that other work on the machine slows all alike.
+    # The comparison comes first and takes turns, so that other work on the machine slows both
+    # sides equally.
     against = against_plain(released, repeats)
     return {
         "machine": machine(),
@@ -184,7 +188,7 @@ def times(
 
 def count(work: Callable[[], object]) -> tuple[float, float]:
     """GFLOP of all matrix products, and of those inside transformer blocks."""
-    # PyTorch's counter does not know a CPU's fused attention.
+    # PyTorch's counter does not count the fused attention of CPUs.
     fused = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
     with FlopCounterMode(display=False, custom_mapping=fused) as counter:
         work()
@@ -199,7 +203,7 @@ def _attention(query: Sequence[int], key: Sequence[int], *_: object, **__: objec
 
 
 def against_plain(released: Subject, repeats: int) -> Table_:
-    """One click of the released shape with its mask, ours and plainly, in the same run."""
+    """One click of the released shape with its mask, by our network and by ``bench.plain``."""
     photo, first = released.pictures[0], released.prompts[0]
     exact, threshold = released.exact, released.exact.config.threshold
     auto = precision.choose("auto", exact)
@@ -227,7 +231,8 @@ def against_plain(released: Subject, repeats: int) -> Table_:
 
 
 def agreement(each: Subject) -> Table_:
-    """IoU of masks with float32's: encoded and decoded in the lower precision, and decoded only."""
+    """IoU of masks in lower precision with those in float32: for encoding and decoding in lower
+    precision, and for decoding only."""
     both, decoded = [], []
     for photo in each.pictures:
         embedding, lower = each.exact.encode(photo), each.low.encode(photo)
@@ -246,7 +251,7 @@ def agreement(each: Subject) -> Table_:
 
 
 def memory(name: str, size: tuple[int, int], *, quick: bool) -> Table_:
-    """Peak memory of two clicks and their masks and of an encode, in a process of its own."""
+    """Peak memory in MB of two clicks with their masks and of an encode, in a separate process."""
     command = [sys.executable, "-m", "bench.memory", name, *map(str, size)]
     command += ["--threads", str(torch.get_num_threads()), *(["--quick"] if quick else [])]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -297,7 +302,7 @@ def main() -> None:
     show("Masks of lowered blocks and of float32", result["agreement"])
     show("Times, and share of the measured peak", result["times"])
     if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2))
+        write_file(arguments.json, json.dumps(result, indent=2).encode())
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The network of ``model.network.segnext`` computed plainly in float32: the baseline of
+"""The network of ``model.network.segnext`` in float32 without optimisations: the baseline of
 ``bench.network``.
 
-The weights are those of a ``SegNext``; only the computation differs. Attention matrices are
-written out, the head enlarges its maps and joins them before the fusing convolution, the prompt
-map is multiplied everywhere, and the answer is a full-size map of probabilities.
+It uses the weights of a ``SegNext``; only the computation differs. Attention matrices are stored
+completely, the head enlarges its maps and joins them before the fusing convolution, the prompt map
+is multiplied at every place, and the answer is a full-size map of probabilities.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from model.network.vit import ViTEncoder
 
 @torch.inference_mode()
 def encode(model: SegNext, image: npt.NDArray[np.uint8]) -> Embedding:
-    """``SegNext.encode`` of a network whose encoder is the ViT; uint8 ``[H, W, 3]`` RGB."""
+    """``SegNext.encode`` for a network with the ViT encoder; ``image`` is uint8 ``[H, W, 3]``."""
     encoder = model.backbone
     assert isinstance(encoder, ViTEncoder)
     tokens = encoder.patch_embed(model.preprocess(image)[None]) + encoder.pos_embed[:, 1:]
@@ -38,7 +38,7 @@ def encode(model: SegNext, image: npt.NDArray[np.uint8]) -> Embedding:
 
 @torch.inference_mode()
 def decode(model: SegNext, embedding: Embedding, prompt: Prompt) -> npt.NDArray[np.float32]:
-    """Full-size probabilities, float32 ``[H, W]``, of one prompt of anything but text."""
+    """Full-size probabilities, float32 ``[H, W]``, for one prompt of any kind except text."""
     size = model.input_size(embedding.image_size)
     shown = prompt_map(prompt, embedding.image_size, size, model.config.radius)[None]
     features = embedding.features.float()[None]
@@ -70,7 +70,7 @@ def decode(model: SegNext, embedding: Embedding, prompt: Prompt) -> npt.NDArray[
 
 
 def block(each: Any, tokens: Tensor) -> Tensor:
-    """One of timm's transformer blocks, with attention matrices, over tokens ``[B, N, C]``."""
+    """One of timm's transformer blocks, with its attention matrix stored completely."""
     tokens = tokens + _attention(each.attn, each.norm1(tokens))
     out: Tensor = tokens + each.mlp(each.norm2(tokens))
     return out

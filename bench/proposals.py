@@ -1,10 +1,11 @@
-"""How good proposals are: ``python -m bench.proposals FOLDER [--split S] [--json FILE]``.
+"""Measures proposals: ``python -m bench.proposals FOLDER [--split S] [--json FILE]``.
 
-Every image of a folder (``manifest.jsonl``, ``images/``, ``masks/``) is proposed for, and each
-proposal compared with each instance at the original size. Recall is the share of instances that
-some proposal meets with an IoU of 0.5 (``AR50``) or 0.75; large ones are 2 % of the image or more.
-``right`` is the share of proposals that meet an instance, a lower bound where a set leaves objects
-unlabelled; ``double`` is the share that meet one which another meets better.
+Masks are proposed for every image of a folder (``manifest.jsonl``, ``images/``, ``masks/``), and
+each proposal is compared with each instance at the original size. A proposal meets an instance when
+their IoU is at least 0.5. Recall is the share of instances with a proposal of an IoU of at least
+0.5 (``AR50``) or 0.75; large instances cover 2 % of the image or more. ``right`` is the share of
+proposals that meet an instance, which is a lower bound for a set with unlabelled objects.
+``double`` is the share of proposals that meet an instance which another proposal meets better.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from rich.table import Table
 
 from model.checkpoints import files as checkpoints
 from model.data.datasets import IGNORE, MaskItem, read_folder
+from model.files import write_file
 from model.inference.proposals import ProposalConfig, propose
 from model.network.segnext import SegNext
 
@@ -33,12 +35,12 @@ LARGE = 0.02  # of an image's pixels
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What was proposed on one image.
+    """The proposals on one image.
 
     Attributes:
-        iou: of each proposal with each instance, float [P, N].
-        areas: of each instance, as a share of the image, float [N].
-        seconds: it took, without encoding the image.
+        iou: IoU of each proposal with each instance, float [P, N].
+        areas: area of each instance as a share of the image, float [N].
+        seconds: time of proposing, without encoding the image.
     """
 
     iou: npt.NDArray[np.float64]
@@ -64,7 +66,7 @@ def look_at(model: SegNext, item: MaskItem, config: ProposalConfig) -> Found:
 
 
 def summarize(found: list[Found]) -> dict[str, float]:
-    """The figures of some images that hold an instance each."""
+    """The figures of images that hold at least one instance each."""
     best = np.concatenate([each.iou.max(0, initial=0) for each in found])  # of each instance
     large = np.concatenate([each.areas for each in found]) >= LARGE
     meets = [each.iou.max(1, initial=0) >= 0.5 for each in found]  # of each proposal
@@ -112,8 +114,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--split", help="only this split of the manifest")
-    parser.add_argument("--limit", type=int, help="so many images, spread over the folder")
-    parser.add_argument("--checkpoint", type=Path, help="default: the one that ships")
+    parser.add_argument("--limit", type=int, help="only this many images, spread over the folder")
+    parser.add_argument("--checkpoint", type=Path, help="default: the shipped one")
     parser.add_argument("--grid", type=int, help="default: as `maskloop propose`")
     parser.add_argument("--min-stability", type=float, help="default: as `maskloop propose`")
     parser.add_argument("--threads", type=int, default=2, help="torch CPU threads")
@@ -125,7 +127,7 @@ def main() -> None:
         view.add_row(name, f"{value:.3g}" if isinstance(value, float) else str(value))
     Console().print(view)
     if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=2))
+        write_file(arguments.json, json.dumps(report, indent=2).encode())
 
 
 if __name__ == "__main__":

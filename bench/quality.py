@@ -1,11 +1,11 @@
-"""How good masks are on a set of pictures, beside GrabCut.
+"""Measures masks on a set of pictures, and compares them with GrabCut.
 
     python -m bench.quality FOLDER [--dataset NAME ...] [--out DIR] [--json FILE]
 
-For the largest instance of each picture: mean IoU of the network by its first prompt (click, box,
-polygon, scribble, mask) and by the clicks that follow, and of OpenCV's GrabCut from the true box
-and from simulated clicks of its own, at 480 pixels. With ``--out``: the curves, and a sheet of the
-best, the middling and the worst masks after one click.
+For the largest instance of each picture it measures the network's mean IoU after the first prompt
+(click, box, polygon, scribble, mask) and after each click that follows. It measures the same for
+OpenCV's GrabCut from the true box and from its own simulated clicks, at 480 pixels. With ``--out``
+it draws the curves, and a sheet of the best, the median and the worst masks after one click.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from model.checkpoints.files import default_checkpoint, load
 from model.data.datasets import IGNORE, MaskItem, largest_instance, read_folder
 from model.evaluation.curves import SCORED, click_curve, summarize
 from model.evaluation.simulation import START_KINDS, box_around, next_click
+from model.files import write_file
 from model.masks import Mask, iou, resized
 from model.network.confidence import calibration_error, rank_correlation
 from model.network.segnext import SegNext
@@ -53,7 +54,11 @@ class Case:
 
 
 def grabcut_from_box(image: Pixels, target: Mask) -> Mask:
-    """GrabCut started with everything outside the true box as background."""
+    """GrabCut that starts with everything outside the true box as background.
+
+    Source: Rother, Kolmogorov and Blake, "GrabCut", SIGGRAPH 2004. ``image`` is uint8
+    ``[H, W, 3]``, ``target`` and the result bool ``[H, W]``.
+    """
     box = box_around(target)
     state = np.full(target.shape, cv2.GC_BGD, np.uint8)
     inside = slice(int(box.top), int(box.bottom)), slice(int(box.left), int(box.right))
@@ -62,7 +67,10 @@ def grabcut_from_box(image: Pixels, target: Mask) -> Mask:
 
 
 def grabcut_from_clicks(image: Pixels, target: Mask, clicks: int) -> Curve:
-    """IoU after each simulated click, float64 ``[clicks]``; a click marks 1 % of the side."""
+    """IoU after each simulated click, float64 ``[clicks]``.
+
+    A click marks a disk whose radius is 1 % of the side.
+    """
     state = np.full(target.shape, cv2.GC_PR_BGD, np.uint8)
     mask, used = np.zeros_like(target), np.zeros_like(target)
     curve = np.ones(clicks)
@@ -79,7 +87,7 @@ def grabcut_from_clicks(image: Pixels, target: Mask, clicks: int) -> Curve:
 
 
 def _grabcut(image: Pixels, state: npt.NDArray[np.uint8]) -> Mask:
-    """The mask of a state of certain and probable pixels; what is marked, where that fails."""
+    """The mask that GrabCut makes of certain and probable pixels; the marked pixels if it fails."""
     sure = np.isin(state, (cv2.GC_FGD, cv2.GC_PR_FGD))
     if not sure.any() or sure.all():
         return sure
@@ -94,7 +102,7 @@ def _grabcut(image: Pixels, state: npt.NDArray[np.uint8]) -> Mask:
 def measure(
     model: SegNext, items: list[MaskItem], clicks: int, kinds: Sequence[str] = START_KINDS
 ) -> tuple[dict[str, dict[str, float]], dict[str, Curve], list[Case]]:
-    """Figures by method, mean curves by method, and the cases where clicks are among ``kinds``."""
+    """Figures by method, mean curves by method, and, if ``kinds`` contains clicks, the cases."""
     curves: dict[str, list[Curve]] = {kind: [] for kind in kinds}
     scores: list[tuple[float, float]] = []
     cuts: dict[str, list[Curve]] = {"GrabCut, box": [], "GrabCut, clicks": []}
@@ -139,7 +147,7 @@ def _shrunk(image: Pixels, target: Mask) -> tuple[Pixels, Mask]:
 
 
 def draw_curves(means: dict[str, Curve], path: Path) -> None:
-    """Mean IoU by the number of prompts, one line a method."""
+    """Draw mean IoU by the number of prompts, one line for each method."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -157,7 +165,7 @@ def draw_curves(means: dict[str, Curve], path: Path) -> None:
 
 
 def draw_sheet(cases: list[Case], path: Path) -> None:
-    """The best, the middling and the worst masks after one click; the true outline in yellow."""
+    """Draw the best, the median and the worst masks after one click; the true outline is yellow."""
     order = sorted(cases, key=lambda case: -case.iou)
     middle = max(len(order) // 2 - SHOWN // 2, 0)
     rows = [order[:SHOWN], order[middle : middle + SHOWN], order[-SHOWN:]]
@@ -232,7 +240,7 @@ def main() -> None:
             "figures": figures,
             "curves": {name: curve.round(4).tolist() for name, curve in means.items()},
         }
-        arguments.json.write_text(json.dumps(result, indent=2))
+        write_file(arguments.json, json.dumps(result, indent=2).encode())
 
 
 if __name__ == "__main__":

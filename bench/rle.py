@@ -1,7 +1,7 @@
-"""The brush RLE codec against label-studio-sdk's: ``python -m bench.rle [--json FILE]``.
+"""Compares our brush RLE codec with label-studio-sdk's: ``python -m bench.rle [--json FILE]``.
 
-Both run on the same masks on the same machine, one after the other; every result is compared bit
-for bit before its time counts.
+Both run on the same masks on the same machine, one after the other. A time counts only if both
+results are equal in every bit.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
+from model.files import write_file
 from model.masks import Mask
 from pipeline.masks.rle import decode, encode
 
@@ -33,7 +34,7 @@ def circle(height: int, width: int) -> Mask:
 
 
 def rough_blobs(height: int, width: int) -> Mask:
-    """Blobs whose edges fray, as an untidy model would draw them."""
+    """Blobs with rough edges, as a poor model would draw them."""
     noise = np.random.default_rng(0).standard_normal((height, width))
     coarse = ndimage.gaussian_filter(noise, 12, truncate=3.0)
     fine = ndimage.gaussian_filter(noise, 1.5, truncate=3.0)
@@ -41,7 +42,7 @@ def rough_blobs(height: int, width: int) -> Mask:
 
 
 def best_of(times: int, function: Callable[[], T]) -> tuple[float, T]:
-    """Seconds of the fastest of some runs, and what the last one gave."""
+    """Seconds of the fastest run, and the result of the last run."""
     seconds = float("inf")
     for _ in range(times):
         began = time.perf_counter()
@@ -103,7 +104,7 @@ def main() -> None:
     rows = run()
     Console().print(table(rows))
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2))
+        write_file(arguments.json, json.dumps(rows, indent=2).encode())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""What each choice behind the default model is worth: ``python -m bench.search DATA --out RUNS``.
+"""Measures each choice behind the default model: ``python -m bench.search DATA --out RUNS``.
 
-Short training runs of equal length, each with one thing changed against the first, then measured
-on DATA's ``val`` split: mean IoU after a box, and after 1, 3 and 5 clicks; the difference from the
-first run beside its standard error, over the same pictures. Killed, it goes on where it stood.
+It makes short training runs of equal length. Each run changes one thing compared with the first,
+and is measured on DATA's ``val`` split: mean IoU after a box, and after 1, 3 and 5 clicks, with the
+difference from the first run and its standard error over the same pictures. A killed search
+continues when it is started again.
 
     python -m bench.search DATA --out RUNS --warm-start FILE [--steps 800] [--only NAME ...]
     python -m bench.search DATA --out RUNS --sizes 320 384 512     # no training: the input's size
@@ -36,8 +37,8 @@ BASE = "as shipped"
 SIZE = "input of {} pixels"
 VARIANTS: dict[str, dict[str, Any]] = {
     BASE: {},
-    "another seed": {"seed": 1},  # what differs by chance alone
-    # Nothing pretrained is left that a small step would protect.
+    "another seed": {"seed": 1},  # shows the differences that are only chance
+    # Without pretrained weights, the backbone needs no smaller learning rate to protect them.
     "no warm start": {"warm_start": None, "backbone_scale": 1.0},
     "no stride-4 and stride-8 skips": {"shape": {"detail": 0}},
     "one fusion block": {"shape": {"fusion_depth": 1}},
@@ -50,7 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def recipe(data: Path, warm_start: Path, steps: int, changes: dict[str, Any]) -> Recipe:
-    """The short run of a variant: the default recipe's shape at a quarter of its targets a step."""
+    """The short run of a variant: the default recipe with a quarter of its targets in each step."""
     changes = dict(changes)
     length = round(steps * changes.pop("steps", 1))
     short = Recipe(
@@ -68,7 +69,7 @@ def recipe(data: Path, warm_start: Path, steps: int, changes: dict[str, Any]) ->
 
 
 def measure(model: SegNext, data: Path, limit: int | None) -> dict[str, list[list[float]]]:
-    """IoU of each picture's largest object, by first prompt and click; and seconds of it all."""
+    """IoU of each picture's largest object, by first prompt and click, and the total seconds."""
     items = read_folder(data, "val")[:limit]
     curves = evaluate_folder(model, items, CLICKS, starts=("click", "box"))
     return {start: found.iou.round(4).tolist() for start, found in curves.items()}
@@ -111,7 +112,7 @@ def _write(report: Path, found: dict[str, Any]) -> None:
 
 
 def rows(out: Path, base: str) -> list[dict[str, Any]]:
-    """A row for each report, the differences against ``base``'s where that is among them."""
+    """A row for each report, with the differences from ``base`` if that is one of them."""
     reports = {}
     for path in sorted(out.glob("*/report.json"), key=lambda path: path.stat().st_mtime_ns):
         found = json.loads(path.read_text())
@@ -134,7 +135,7 @@ def _row(found: dict[str, Any], base: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _against(curves: list[list[float]], base: list[list[float]] | None, k: int) -> str:
-    """The mean after ``k`` prompts, and how far it is from the base's, with its standard error."""
+    """The mean after ``k`` prompts, and its difference from the base's with its standard error."""
     mine = np.array(curves)[:, k - 1]
     if base is None:
         return f"{mine.mean():.3f}"
@@ -144,14 +145,14 @@ def _against(curves: list[list[float]], base: list[list[float]] | None, k: int) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="with splits train and val in its manifest")
+    parser.add_argument("data", type=Path, help="its manifest needs the splits train and val")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--warm-start", type=Path, help="a timm state dict of mobilenetv2_100")
     parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), help="variants; without: all")
-    parser.add_argument("--sizes", type=int, nargs="+", help="measure the checkpoint at these")
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), help="variants; default: all")
+    parser.add_argument("--sizes", type=int, nargs="+", help="input sizes to measure")
     parser.add_argument("--checkpoint", type=Path, default=default_checkpoint())
-    parser.add_argument("--limit", type=int, help="only so many pictures of val")
+    parser.add_argument("--limit", type=int, help="only this many pictures of val")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="also write the table to this file")
     arguments = parser.parse_args()
@@ -161,7 +162,7 @@ def main() -> None:
         for size in arguments.sizes:
             at_size(size, arguments.checkpoint, arguments.out, arguments.data, arguments.limit)
     elif arguments.warm_start is None:
-        parser.error("training asks for --warm-start")
+        parser.error("training needs --warm-start")
     else:
         base = BASE
         for name in arguments.only or VARIANTS:
@@ -173,7 +174,7 @@ def main() -> None:
         view.add_row(*map(str, row.values()))
     Console(width=160).print(view)
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1))
+        write_file(arguments.json, json.dumps(found, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What a second look gains on small objects.
+"""Measures the gain of a second look on small objects.
 
     python -m bench.second_look FOLDER [--split NAME] [--mosaic N] [--json FILE]
 
-Objects of a set of pictures, by the share of the picture they cover: mean IoU after 1 and after 3
-prompts of the field's simulated annotator, of the network as it is and with second looks, from the
-same weights. ``--mosaic N`` puts each picture among others in N rows of N, which stands for a
-photograph N times as wide: such sets have no large ones.
+The objects of a set of pictures are grouped by the share of the picture that they cover. For each
+group it gives the mean IoU after 1 and after 3 prompts of the usual simulated annotator, without
+and with second looks, from the same weights. Such sets have no large photographs, so ``--mosaic N``
+puts each picture among others in N rows of N, which stands for a photograph N times as wide.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from model.checkpoints.files import default_checkpoint, load
 from model.data.datasets import IGNORE, MaskItem, read_folder
 from model.evaluation.curves import Network, click_curve
 from model.evaluation.simulation import START_KINDS
+from model.files import write_file
 from model.inference.second_look import Looker
 from model.masks import Mask
 from model.network.segnext import SegNext
@@ -44,7 +45,7 @@ BANDS = (
     0.03,
     0.1,
 )  # shares of the picture between which objects are counted
-LEAST_PIXELS = 30  # of an object: below, its mask says little
+LEAST_PIXELS = 30  # of an object; the mask of a smaller one says little
 PROMPTS = 3
 
 
@@ -53,10 +54,10 @@ class Result:
     """One object and one kind of first prompt.
 
     Attributes:
-        share: of the picture that the object covers.
+        share: share of the picture that the object covers, in [0, 1].
         plain, looked: IoU after each prompt, without and with second looks.
-        windows: how many of the looked answers came from a window.
-        plain_seconds, looked_seconds: of all prompts.
+        windows: how many answers with second looks came from a window.
+        plain_seconds, looked_seconds: time of all prompts.
     """
 
     name: str
@@ -81,7 +82,10 @@ def objects(indices: Pixels, most: int, rng: np.random.Generator) -> list[int]:
 def mosaic(
     image: Pixels, indices: Pixels, others: list[MaskItem], side: int, rng: np.random.Generator
 ) -> tuple[Pixels, Pixels]:
-    """The picture somewhere in ``side`` rows of ``side`` pictures, its mask elsewhere empty."""
+    """The picture at a random place among ``side`` rows of ``side`` pictures.
+
+    The mask is empty outside this picture.
+    """
     height, width = indices.shape
     pixels = np.empty((height * side, width * side, 3), np.uint8)
     mask = np.zeros(pixels.shape[:2], np.uint8)
@@ -160,7 +164,8 @@ def summary(results: list[Result]) -> list[dict[str, Any]]:
                         for k in (1, 3)
                         for name, curves in (("", plain), ("_looked", looked))
                     },
-                    # Of the mean gain after 3 prompts; twice it is about a 95 % interval.
+                    # The standard error of the mean gain after 3 prompts. Twice this value in both
+                    # directions is about a 95 % interval.
                     "standard_error": round(float(gain[:, 2].std() / np.sqrt(len(found))), 3),
                     "ms": round(1000 * sum(r.plain_seconds for r in found) / gain.size),
                     "ms_looked": round(1000 * sum(r.looked_seconds for r in found) / gain.size),
@@ -172,12 +177,12 @@ def summary(results: list[Result]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="images/, masks/ and manifest.jsonl")
-    parser.add_argument("--split", help="of the manifest; without: all pictures")
+    parser.add_argument("--split", help="of the manifest; default: all pictures")
     parser.add_argument("--checkpoint", type=Path, default=default_checkpoint())
     parser.add_argument("--start", action="append", choices=START_KINDS, help="click and box")
     parser.add_argument("--each", type=int, default=2, help="objects of a picture, at most")
-    parser.add_argument("--limit", type=int, help="only so many pictures")
-    parser.add_argument("--mosaic", type=int, default=1, help="rows of as many pictures each")
+    parser.add_argument("--limit", type=int, help="only this many pictures")
+    parser.add_argument("--mosaic", type=int, default=1, help="rows, and pictures in each")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="also write every object's numbers to this file")
     arguments = parser.parse_args()
@@ -195,7 +200,7 @@ def main() -> None:
     Console(width=160).print(view)
     if arguments.json:
         record = {"summary": rows, "objects": [asdict(result) for result in results]}
-        arguments.json.write_text(json.dumps(record, indent=1))
+        write_file(arguments.json, json.dumps(record, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The loop's branch of the exception tree; its root is ``model.errors.MaskloopError``."""
+"""The exceptions of the loop; all are kinds of ``model.errors.MaskloopError``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ class ImageSourceError(MaskloopError):
     """An image cannot be fetched: unknown scheme, refused host or path, missing file, too large."""
 
 
-class EmbeddingStoreError(MaskloopError):
-    """The embedding store cannot be read or written, or an entry in it is damaged."""
+class StoreError(MaskloopError):
+    """The store of images, embeddings and weights cannot be read or written, or an entry in it is
+    missing or damaged."""
 
 
 class RleError(MaskloopError):
@@ -35,6 +36,14 @@ class LabelStudioError(MaskloopError):
 
 class ServiceError(MaskloopError):
     """A service (Redis, mongod, Label Studio, backend, worker, FiftyOne) did not start or died."""
+
+
+class BusyError(ServiceError):
+    """Another process is doing the same thing at the moment."""
+
+
+class RequestError(MaskloopError):
+    """A request to the backend that is not what Label Studio sends, or too large."""
 
 
 class NotEnoughDataError(MaskloopError):

@@ -3,7 +3,7 @@
 Redis only carries messages; what a task has to do is always in SQL. So a lost message costs a
 moment, not data: the schedule finds the same work again.
 
-Three queues, so that a long fine-tune never keeps an image or a webhook waiting:
+There are three queues, so that a long fine-tune never keeps an image or a webhook waiting:
 ``events`` (webhooks, reconcile), ``encode`` (one image each) and ``training`` (minutes to hours).
 """
 
@@ -47,19 +47,20 @@ QUEUES = {
     MIRROR: TRAINING_QUEUE,
     PROMOTE: TRAINING_QUEUE,
 }
-TASKS = tuple(QUEUES)
 
-CONNECT_SECONDS = 2.0  # a sender is often a web request: fail soon rather than hang
-INSPECT_SECONDS = 3.0  # for workers to say what they listen to; all of it is waited
+CONNECT_SECONDS = 2.0  # The sender is often a web request, which should fail soon and not hang.
+INSPECT_SECONDS = 3.0  # in which workers may answer; a call always waits for all of it
+RESTORE_SECONDS = 10  # between two looks for messages of dead workers
 
 
 def transport_options(settings: Settings) -> dict[str, Any]:
     """kombu's options for Redis, the same for senders and workers."""
     return {
-        # A worker that was killed whole keeps its messages this long. A task that runs longer is
-        # handed out twice, which is harmless: every task looks in SQL what is left to do.
+        # After this time, the messages of a killed worker are delivered again. A task that runs
+        # longer is delivered twice, which is harmless: every task first looks in SQL for what is
+        # left to do.
         "visibility_timeout": settings.workers.visibility_seconds,
-        "unacked_restore_interval": min(10, settings.workers.visibility_seconds),
+        "unacked_restore_interval": min(RESTORE_SECONDS, settings.workers.visibility_seconds),
         "unacked_restore_throttle": 1,
         "socket_connect_timeout": CONNECT_SECONDS,
         "socket_keepalive": True,
@@ -91,7 +92,7 @@ class Enqueuer:
         return app
 
     def send(self, name: str, *args: int | str) -> str:
-        """Put a task on its queue; returns the message's id.
+        """Put a task on its queue; return the message's id.
 
         Raises:
             ServiceError: Redis is out of reach.
@@ -119,7 +120,7 @@ class Enqueuer:
             raise ServiceError(_unreachable(self._settings)) from error
 
     def listening(self, seconds: float = INSPECT_SECONDS) -> dict[str, list[str]]:
-        """The queues each worker takes messages from, of those that answer within ``seconds``.
+        """The queues that each worker reads, for all workers that answer within ``seconds``.
 
         Raises:
             ServiceError: Redis is out of reach.
@@ -136,5 +137,5 @@ class Enqueuer:
 
 
 def _unreachable(settings: Settings) -> str:
-    address = settings.redis_url.rpartition("@")[2]  # never show a password
+    address = settings.redis_url.rpartition("@")[2]  # Never show a password.
     return f"Redis at {address} is out of reach; start it (`maskloop up`) or mend redis_url."

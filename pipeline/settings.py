@@ -1,7 +1,8 @@
 """Every setting of maskloop, typed and in one place.
 
-Values come from, strongest first: environment variables (``MASKLOOP_`` and ``__`` between levels,
-as in ``MASKLOOP_LABEL_STUDIO__URL``), then ``maskloop.toml`` in the home folder, then the defaults.
+A value comes from the first of these that has it: environment variables (``MASKLOOP_`` and ``__``
+between levels, as in ``MASKLOOP_LABEL_STUDIO__URL``), ``maskloop.toml`` in the home folder, and the
+defaults.
 """
 
 from __future__ import annotations
@@ -26,70 +27,75 @@ SETTINGS_FILE = "maskloop.toml"
 
 
 class Section(BaseModel):
-    """A group of settings; a name it does not know is an error, not silence."""
+    """A group of settings; an unknown name in it is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class LabelStudioSettings(Section):
-    url: str = Field("http://127.0.0.1:8080", description="Address maskloop calls Label Studio at.")
+    url: str = Field("http://127.0.0.1:8080", description="Address of Label Studio for maskloop.")
     token: SecretStr = Field(
         SecretStr(""), description="Legacy token or personal access token of the account to use."
     )
-    user: str = Field("", description="Login `maskloop up` makes in the Label Studio it starts.")
+    user: str = Field("", description="Login that `maskloop up` makes in Label Studio.")
     password: SecretStr = Field(SecretStr(""), description="Password of that login.")
-    project: int | None = Field(None, description="Project the scheduled jobs work on.")
+    project: int | None = Field(None, description="Number of the project for scheduled jobs.")
     poll_seconds: float = Field(60, gt=0, description="Seconds between two reconcile passes.")
     outline_tolerance: float = Field(
         0.002,
         ge=0,
         le=0.1,
         description="How far polygons may be off the mask's edge, as a share of the image's longer "
-        "side; small objects get less.",
+        "side; the limit is smaller for small objects.",
     )
 
 
 class BackendSettings(Section):
-    url: str = Field("http://127.0.0.1:9090", description="Address Label Studio calls us at.")
+    url: str = Field(
+        "http://127.0.0.1:9090", description="Address of the backend for Label Studio."
+    )
     public_url: str = Field(
         "",
-        description="Address annotators' browsers reach us at, for a live notice in the labelling "
-        "page; empty: url where that and Label Studio are on this machine, else no live notice.",
+        description="Address of the backend for annotators' browsers, which need it for a live "
+        "notice in the labelling page; empty: the same as url if Label Studio and the backend are "
+        "on this machine, else there is no live notice.",
     )
-    host: str = Field("127.0.0.1", description="Address the server listens on.")
-    port: int = Field(9090, ge=1, le=65535, description="Port the server listens on.")
-    user: str = Field("maskloop", description="HTTP Basic user Label Studio must send.")
-    password: SecretStr = Field(SecretStr(""), description="HTTP Basic password; empty: no auth.")
+    host: str = Field("127.0.0.1", description="Address that the server listens on.")
+    port: int = Field(9090, ge=1, le=65535, description="Port that the server listens on.")
+    user: str = Field("maskloop", description="HTTP Basic user that Label Studio must send.")
+    password: SecretStr = Field(
+        SecretStr(""), description="HTTP Basic password; empty: none is asked for."
+    )
     max_reply_bytes: int = Field(4_000_000, gt=0, description="Largest reply sent, in bytes.")
     prefetch: int = Field(
-        3, ge=0, le=50, description="Tasks after the opened one whose embeddings are made ready."
+        3, ge=0, le=50, description="Number of next tasks whose embeddings are prepared."
     )
     draft_seconds: float = Field(
-        7, ge=0, le=60, description="Longest wait for a draft with the hints that were drawn."
+        7, ge=0, le=60, description="Longest wait for a draft with drawn hints, in seconds."
     )
 
 
 class ImageSettings(Section):
     files_root: Path | None = Field(
-        None, description="Folder behind /data/local-files/; no path may leave it."
+        None, description="Folder whose files are at /data/local-files/; no path may leave it."
     )
     allowed_hosts: tuple[str, ...] = Field(
         (), description="Hosts besides Label Studio's own that images may be fetched from."
     )
     allow_private: bool = Field(
-        False, description="Whether a name in allowed_hosts may stand for a private address."
+        False, description="Whether a name in allowed_hosts may resolve to a private address."
     )
     s3_buckets: tuple[str, ...] = Field(
         (), description="Buckets that images may be fetched from as s3://bucket/name."
     )
     s3_endpoint: str = Field(
-        "", description="Address of an S3 server; empty: AWS_ENDPOINT_URL_S3, or Amazon's own."
+        "", description="Address of an S3 server; empty: AWS_ENDPOINT_URL_S3, else Amazon's own."
     )
     s3_region: str = Field(
-        "", description="Region of the buckets; empty: AWS_DEFAULT_REGION, or us-east-1."
+        "", description="Region of the buckets; empty: AWS_DEFAULT_REGION, else us-east-1."
     )
     s3_key: str = Field(
-        "", description="Access key id for the buckets; empty: the environment's, or the role's."
+        "", description="Access key id for the buckets; empty: from the environment or the role."
     )
     s3_secret: SecretStr = Field(SecretStr(""), description="Secret of that access key.")
     max_bytes: int = Field(100_000_000, gt=0, description="Largest image file read, in bytes.")
@@ -103,32 +109,32 @@ class ImageSettings(Section):
 class ModelSettings(Section):
     base: Path | None = Field(
         None,
-        description="Checkpoint file, or the name of a model version, that fine-tunes start from; "
-        "none: the one that ships.",
+        description="Checkpoint file, or name of a model version, that fine-tunes start from; "
+        "none: the checkpoint that comes with maskloop.",
     )
-    device: str = Field("auto", description="torch device; auto: cuda where there is one, or cpu.")
+    device: str = Field("auto", description="torch device; auto: cuda if there is one, else cpu.")
     threads: int = Field(0, ge=0, description="torch CPU threads; 0: torch decides.")
     cache_mb: int = Field(512, ge=16, description="Memory for embeddings in each process, in MB.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="Precision of most of a serving network's arithmetic; auto: fp16 on a GPU, "
-        "bf16 for the large network on a CPU where it pays, else fp32.",
+        "bf16 for the large network on a CPU where that is faster, else fp32.",
     )
     compile: bool = Field(
         False,
-        description="torch.compile in the backend, before it is ready; takes minutes and, on a "
-        "CPU, a C++ compiler.",
+        description="Whether the backend runs torch.compile before it is ready; this takes "
+        "minutes and, on a CPU, needs a C++ compiler.",
     )
     second_look: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Encode a small object again from a window around it; auto: where that is "
-        "quick, with the small network or on a GPU.",
+        description="Whether to encode a small object again from a window around it; auto: if that "
+        "is quick, which it is with the small network or on a GPU.",
     )
 
 
 class FineTuneSettings(Section):
     min_new_regions: int = Field(
-        20, ge=1, description="Accepted regions since the last snapshot that start a fine-tune."
+        20, ge=1, description="Regions accepted since the last snapshot that start a fine-tune."
     )
     every_hours: float = Field(24, gt=0, description="Hours between scheduled fine-tunes.")
     steps: int = Field(300, ge=1, description="Optimiser steps of one fine-tune.")
@@ -136,7 +142,7 @@ class FineTuneSettings(Section):
     learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate.")
     holdout_share: float = Field(0.2, gt=0, lt=1, description="Share of images never trained on.")
     min_holdout_regions: int = Field(
-        3, ge=1, description="Accepted hold-out regions below which nothing may be promoted."
+        3, ge=1, description="With fewer accepted hold-out regions, nothing is promoted."
     )
     gate_clicks: int = Field(
         20, ge=5, le=20, description="Simulated clicks on each hold-out region in the gate."
@@ -148,7 +154,7 @@ class SelectionSettings(Section):
     size: int = Field(20, ge=1, description="Tasks in one round.")
     random_share: float = Field(0.15, ge=0, le=1, description="Share of a round drawn at random.")
     duplicate_similarity: float = Field(
-        0.98, gt=0, le=1, description="Cosine similarity from which two images are one."
+        0.98, gt=0, le=1, description="Cosine similarity at which images count as duplicates."
     )
     beta: float = Field(1.0, ge=0, description="Weight of hardness against noise; rises by round.")
     seed: int = Field(0, description="Seed of strata, noise and the random slice.")
@@ -156,19 +162,19 @@ class SelectionSettings(Section):
 
 class WorkerSettings(Section):
     check_seconds: float = Field(
-        180, gt=0, description="Seconds between two checks whether a fine-tune is due."
+        180, gt=0, description="Seconds between two checks whether a fine-tune or a round is due."
     )
     mirror_seconds: float = Field(300, gt=0, description="Seconds between two FiftyOne mirrors.")
     visibility_seconds: int = Field(
-        900, ge=4, description="Seconds after which Redis hands a dead worker's task to another."
+        900, ge=4, description="Seconds after which a dead worker's task goes to another worker."
     )
 
 
 class FiftyOneSettings(Section):
     database_uri: str = Field("mongodb://127.0.0.1:27017", description="Address of mongod.")
     dataset: str = Field("maskloop", description="Name of the mirrored dataset.")
-    host: str = Field("127.0.0.1", description="Address the App listens on.")
-    port: int = Field(5151, ge=1, le=65535, description="Port the App listens on.")
+    host: str = Field("127.0.0.1", description="Address that the App listens on.")
+    port: int = Field(5151, ge=1, le=65535, description="Port that the App listens on.")
 
 
 class Settings(BaseSettings):
@@ -178,11 +184,13 @@ class Settings(BaseSettings):
         env_prefix="MASKLOOP_", env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
-    home: Path = Field(Path(".maskloop"), description="Folder of all state on this machine.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    database_url: str = Field("", description="SQLAlchemy address; empty: SQLite in the home.")
+    home: Path = Field(Path(".maskloop"), description="Folder for all state on this machine.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Lowest level of the messages that are logged."
+    )
+    database_url: str = Field("", description="SQLAlchemy address; empty: SQLite in home.")
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Celery's broker.")
-    store_url: str = Field("", description="fsspec address of the store; empty: the home folder.")
+    store_url: str = Field("", description="fsspec address of the store; empty: in home.")
     label_studio: LabelStudioSettings = LabelStudioSettings()
     backend: BackendSettings = BackendSettings()
     images: ImageSettings = ImageSettings()
@@ -199,14 +207,14 @@ class Settings(BaseSettings):
 
     @property
     def browser_url(self) -> str:
-        """Address annotators' browsers reach the backend at; empty: they may not."""
+        """Address of the backend for annotators' browsers; empty: they cannot reach it."""
         urls = self.backend.url, self.label_studio.url
         here = all(map(_is_here, urls))
         return (self.backend.public_url or (self.backend.url if here else "")).rstrip("/")
 
     @property
     def store_address(self) -> str:
-        """fsspec address of the store of embeddings, masks and weights, with the default."""
+        """fsspec address of the store of images, embeddings and weights, with the default."""
         return self.store_url or str(self.home.resolve() / "store")
 
     @classmethod
@@ -226,7 +234,7 @@ class Settings(BaseSettings):
 def _is_here(url: str) -> bool:
     try:
         return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
-    except ValueError:  # a bracket too many
+    except ValueError:  # An address with an unmatched bracket.
         return False
 
 
@@ -244,7 +252,8 @@ def load_settings() -> Settings:
             for fault in error.errors()
         )
         raise SettingsError(
-            f"Settings cannot be used ({faults}); mend them in the environment or {SETTINGS_FILE}."
+            f"Settings cannot be used ({faults}); "
+            f"correct them in the environment or {SETTINGS_FILE}."
         ) from None
     except ValueError as error:  # tomllib's error for a file that is not TOML
         raise SettingsError(

@@ -1,6 +1,6 @@
 """A tiny CLIP model with random weights, made and saved by open_clip itself.
 
-The way it is found, read and checked is the same as for the large ones.
+It is found, read and checked in the same way as the large models.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ CONFIG = {
 
 
 def make_clip(folder: Path) -> Path:
-    """Weights of a CLIP model that open_clip knows as ``NAME`` from now on."""
+    """Write the weights of a CLIP model, and register it in open_clip as ``NAME``."""
     ensure_torchvision()
     import open_clip
 
     (folder / f"{NAME}.json").write_text(json.dumps(CONFIG))
     open_clip.add_model_config(folder / f"{NAME}.json")
-    logging.disable(logging.WARNING)  # it warns of random weights, which are wanted here
+    logging.disable(logging.WARNING)  # it warns about random weights, which are intended here
     try:
         clip = open_clip.create_model(NAME)
     finally:

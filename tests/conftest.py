@@ -1,7 +1,10 @@
-"""What every test shares, and the honest end of a run: which tests were left out, and why.
+"""Shared parts of all tests, and the end of a run, which lists the tests that were left out.
 
-With ``MASKLOOP_TESTS_COMPLETE=1`` (as in ``.ci/run``) a test left out makes the run fail. Only what
-no clone of the repository can bring is forgiven: reference data beside it, and a GPU.
+``tests.transactions`` watches all tests: none may wait for anything inside a transaction.
+
+With ``MASKLOOP_TESTS_COMPLETE=1`` (as in ``.ci/run``) a test that is left out makes the run fail.
+Exceptions are tests that need what a clone of the repository cannot have: reference data next to
+it, or a GPU.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections import Counter
 import pytest
 
 from tests.mongod import mongod_uri
+from tests.transactions import TransactionGuard
 
 __all__ = ["mongod_uri"]  # a fixture of every test
 
@@ -23,20 +27,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 COMPLETE_VARIABLE = "MASKLOOP_TESTS_COMPLETE"
 # Settings of the suite itself, not of maskloop.
 SUITE_VARIABLES = ("MASKLOOP_TESTS_", "MASKLOOP_LABEL_STUDIO_BIN")
-# A skip whose reason names one of these is forgiven.
+# A skip is allowed when its reason contains one of these words.
 NOT_IN_A_CLONE = ("../shared", "GPU")
 
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A developer's own MASKLOOP_ settings must not reach a test; the suite's own switches may."""
+    """Remove a developer's own MASKLOOP_ settings, except the switches of the test suite."""
     for name in list(os.environ):
         if name.startswith("MASKLOOP_") and not name.startswith(SUITE_VARIABLES):
             monkeypatch.delenv(name)
 
 
 class LeftOut:
-    """Counts the tests left out, by reason."""
+    """Counts the tests that were left out, by reason."""
 
     def __init__(self) -> None:
         self.reasons: Counter[str] = Counter()
@@ -82,3 +86,7 @@ class LeftOut:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(LeftOut(), "maskloop-left-out")
+    guard = TransactionGuard()
+    guard.install()
+    config.add_cleanup(guard.remove)
+    config.pluginmanager.register(guard, TransactionGuard.NAME)

@@ -1,4 +1,4 @@
-"""Plays Label Studio's part towards the backend: the requests its editor makes, and photographs."""
+"""Sends the requests of Label Studio's editor to a backend, and makes photographs for them."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from sqlalchemy.orm import Session
 
 from backend.http.app import create_app
 from pipeline.labelstudio.regions import mask_of
-from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.labelstudio.template import default_label_config
 from pipeline.record.tables import Interaction, Task
 from pipeline.settings import BackendSettings, ImageSettings, ModelSettings, Settings
 
 HEIGHT, WIDTH = 192, 256
-# Without a place for notices, so that errors are HTTP errors.
-WORDLESS_CONFIG = DEFAULT_LABEL_CONFIG.replace(' model_notice="true"', "")
+# This config has no place for notices, so the backend returns errors as HTTP errors.
+WORDLESS_CONFIG = default_label_config().replace(' model_notice="true"', "")
 EXIF_ORIENTATION = 0x0112
 
 
 def settings_for(home: Path, **backend: Any) -> Settings:
-    """Settings of a backend that lives in a folder, its images in ``home/files``."""
+    """Settings of a backend with all its files in ``home`` and its images in ``home/files``."""
     (home / "files").mkdir(parents=True, exist_ok=True)
     return Settings(
         home=home,
-        redis_url="redis://127.0.0.1:1/0",  # nobody listens there
+        redis_url="redis://127.0.0.1:1/0",  # no server listens there
         images=ImageSettings(files_root=home / "files"),
         backend=BackendSettings(**backend),
         model=ModelSettings(device="cpu"),
@@ -45,7 +45,7 @@ def settings_for(home: Path, **backend: Any) -> Settings:
 
 @contextmanager
 def backend(settings: Settings) -> Iterator[httpx.Client]:
-    """A backend answering on a free port of this machine, and a client for it."""
+    """A client for a backend that runs on a free port of this machine."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         config = uvicorn.Config(create_app(settings), log_config=None, access_log=False)
@@ -76,7 +76,7 @@ AROUND_BALL, AROUND_BLUE = (7.5, 20, 45, 60), (66.5, 22, 27, 36)  # x, y, width,
 
 
 def photograph(height: int = HEIGHT, width: int = WIDTH, *, balls: int = 2) -> NDArray[np.uint8]:
-    """An orange ball on the left and, of two, a smaller blue one on the right, on dull green."""
+    """An orange ball on the left and, for two balls, a smaller blue one on the right, on green."""
     rng = np.random.default_rng(0)
     picture = np.full((height, width, 3), (60, 90, 60), np.float64)
     size = min(height, width)
@@ -87,9 +87,9 @@ def photograph(height: int = HEIGHT, width: int = WIDTH, *, balls: int = 2) -> N
 
 
 def save(picture: NDArray[np.uint8], path: Path, *, orientation: int = 1) -> None:
-    """Write a picture so that it looks the same upright, whatever EXIF orientation it claims."""
+    """Write a picture with an EXIF orientation, so that the upright image equals ``picture``."""
     image = Image.fromarray(picture)
-    if orientation == 6:  # to be turned clockwise by whoever shows it
+    if orientation == 6:  # a viewer turns it clockwise
         image = image.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
@@ -166,7 +166,7 @@ class Editor:
         return self.client.post("/predict", json=self.request({"result": list(marks)}))
 
     def ask(self, *marks: Any) -> Any:
-        """The one region answered, None when there is none."""
+        """Send the marks; returns the region of the answer, or None when there is none."""
         response = self.send(*marks)
         assert response.status_code == 200, response.text
         (answer,) = response.json()["results"]
@@ -174,8 +174,8 @@ class Editor:
         return answer["result"][0] if answer["result"] else None
 
     def told(self, *marks: Any) -> tuple[Any, str]:
-        """The region answered, if any, and the notice, of a page that has a place for it."""
-        response = replace(self, config=DEFAULT_LABEL_CONFIG).send(*marks)
+        """Send the marks; returns the region, if any, and the notice of a page that shows it."""
+        response = replace(self, config=default_label_config()).send(*marks)
         assert response.status_code == 200, response.text
         (answer,) = response.json()["results"]
         *regions, notice = answer["result"]
@@ -201,6 +201,6 @@ def rows(settings: Settings, kind: Any) -> list[Any]:
 
 
 def log_of(settings: Settings, editor: Editor) -> list[Interaction]:
-    """What the backend's database has of the annotator's task."""
+    """The click log of the annotator's task in the backend's database."""
     tasks = {task.id for task in rows(settings, Task) if task.ls_task_id == editor.task}
     return [row for row in rows(settings, Interaction) if row.task_id in tasks]

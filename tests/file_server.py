@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that hands out one file, in whatever manner a test asks for."""
+"""A real HTTP server on loopback that serves one file, with the faults that a test sets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DATA = bytes(range(256)) * 4000
 
 
 class FileServer(ThreadingHTTPServer):
-    """Serves ``data`` at every address, in the manner the fields say."""
+    """Serves ``data`` at every address; the fields set how it behaves."""
 
     daemon_threads = True
 
@@ -26,9 +26,9 @@ class FileServer(ThreadingHTTPServer):
         self.etag: str | None = '"one"'
         self.ranges = True
         self.if_range = True  # whether a file that changed is sent from its beginning
-        self.piece: int | None = None  # bytes, the most of a reply to a range
+        self.piece: int | None = None  # most bytes in the reply to a range
         self.drop_after: list[int] = []  # bytes after which each of the next replies breaks off
-        self.statuses: list[int] = []  # of the next replies, before files are served
+        self.statuses: list[int] = []  # status codes of the next replies, before files are served
         self.headers: dict[str, str] = {}
         self.asked: list[str | None] = []  # the Range of each request
 
@@ -67,7 +67,7 @@ class Handler(BaseHTTPRequestHandler):
             if value:
                 self.send_header(name, value)
         self.end_headers()
-        with suppress(ConnectionError):  # who asked may have had enough
+        with suppress(ConnectionError):  # the client may have closed the connection
             self.wfile.write(body[: server.drop_after.pop(0)] if server.drop_after else body)
 
     def log_message(self, *_: Any) -> None:

@@ -1,4 +1,4 @@
-"""The least server Label Studio accepts as an ML backend, for tests of what lies around ours."""
+"""The smallest server that Label Studio accepts as an ML backend, for tests that need no model."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from PIL import Image as Picture
 from model.checkpoints import files as checkpoints
 from model.network.config import SegNextConfig
 from model.network.segnext import SegNext
-from pipeline.images.catalog import register_image, task_row
+from pipeline.images.catalog import task_row
 from pipeline.masks.ops import to_png
 from pipeline.record.tables import Annotation, Image, Region
 from pipeline.record.tables.image import Split
@@ -39,7 +39,7 @@ TINY = SegNextConfig(
 
 
 def tiny_model(seed: int = 0) -> SegNext:
-    """A network of random weights that answers in milliseconds."""
+    """A network with random weights that answers in milliseconds."""
     torch.manual_seed(seed)
     return SegNext(TINY).eval()
 
@@ -52,7 +52,7 @@ def base_checkpoint(folder: Path) -> Path:
 
 
 def tiny_settings(folder: Path, **changes: Any) -> Settings:
-    """Settings of a loop whose state is all in ``folder``."""
+    """Settings of a loop that keeps all its state in ``folder``."""
     finetune = {"steps": 6, "batch": 2, "gate_clicks": 5, "min_new_regions": 4}
     model = {"base": base_checkpoint(folder), "device": "cpu", "threads": 1}
     values: dict[str, Any] = {
@@ -79,7 +79,7 @@ def disk_picture(seed: int, size: int = 64) -> tuple[bytes, npt.NDArray[np.bool_
 
 @dataclass
 class Loop:
-    """A runtime and the means to put accepted masks into its record."""
+    """A runtime, with methods that put accepted masks into its record."""
 
     runtime: Runtime
     count: int = field(default=0)
@@ -90,8 +90,11 @@ class Loop:
         """Register a new picture on ``split`` with one accepted mask; returns the region's id."""
         self.count += 1
         data, disk = disk_picture(self.count)
+        chosen = disk if mask is None else mask
+        png = to_png(chosen)
+        known = self.runtime.catalog.register(data)
         with self.runtime.sessions.begin() as session:
-            image = register_image(session, self.runtime.store, data, self.runtime.settings)
+            image = session.get_one(Image, known.id)
             image.split = split
             task = task_row(session, 1, self.count, f"/data/upload/{self.count}.png")
             task.image_id = image.id
@@ -104,13 +107,12 @@ class Loop:
             )
             session.add(row)
             session.flush()
-            chosen = disk if mask is None else mask
             region = Region(
                 annotation_id=row.id,
                 image_id=image.id,
                 ls_region_id=f"region-{self.count}",
                 label="object",
-                mask=to_png(chosen),
+                mask=png,
                 area=int(chosen.sum()),
             )
             session.add(region)
@@ -131,5 +133,5 @@ class Loop:
 
 
 def make_loop(folder: Path, **changes: Any) -> Loop:
-    """A fresh loop in ``folder``."""
-    return Loop(Runtime(tiny_settings(folder, **changes)))
+    """A new loop in ``folder``."""
+    return Loop(Runtime(tiny_settings(folder, **changes), migrate=True))

@@ -12,10 +12,8 @@ from PIL import Image as Pillow
 from skimage import data as photographs
 from sqlalchemy.orm import Session, sessionmaker
 
-from pipeline.images.catalog import register_image
 from pipeline.masks import rle
 from pipeline.masks.ops import probability_to_png, to_png
-from pipeline.record.engine import make_sessions, upgrade
 from pipeline.record.tables import (
     Annotation,
     Effort,
@@ -29,6 +27,7 @@ from pipeline.record.tables import (
     Task,
     now,
 )
+from pipeline.runtime import Runtime
 from pipeline.settings import FiftyOneSettings, Settings
 from pipeline.storage.store import Store
 
@@ -40,10 +39,20 @@ VECTOR = 16
 
 @dataclass(frozen=True)
 class World:
-    settings: Settings
-    sessions: sessionmaker[Session]
-    store: Store
+    runtime: Runtime
     task_ids: list[int]
+
+    @property
+    def settings(self) -> Settings:
+        return self.runtime.settings
+
+    @property
+    def sessions(self) -> sessionmaker[Session]:
+        return self.runtime.sessions
+
+    @property
+    def store(self) -> Store:
+        return self.runtime.store
 
 
 def make_world(home: Path, uri: str, dataset: str, *, port: int = 5151) -> World:
@@ -51,19 +60,20 @@ def make_world(home: Path, uri: str, dataset: str, *, port: int = 5151) -> World
     settings = Settings(
         home=home, fiftyone=FiftyOneSettings(database_uri=uri, dataset=dataset, port=port)
     )
-    upgrade(settings)
-    sessions, store = make_sessions(settings), Store(settings.store_address)
-    world = World(settings, sessions, store, [])
-    with sessions.begin() as session:
+    world = World(Runtime(settings, migrate=True), [])
+    images = [
+        _register(world, getattr(photographs, name)()[crop * 8 :, crop * 8 :])
+        for name in NAMES
+        for crop in range(CROPS)
+    ]
+    with world.sessions.begin() as session:
         session.add(
             ModelVersion(
                 name="base", encoder="e" * 16, sha256="0" * 64, key="models/base", status="serving"
             )
         )
-        for name in NAMES:
-            photograph = getattr(photographs, name)()
-            for crop in range(CROPS):
-                world.task_ids.append(_task(session, world, photograph[crop * 8 :, crop * 8 :]))
+        for image in images:
+            world.task_ids.append(_task(session, world, image))
         for task_id in world.task_ids[:4]:
             accept(session, task_id)
         row = Round(ls_project_id=PROJECT, number=0, settings={})
@@ -144,11 +154,13 @@ def disc(size: tuple[int, int], radius: float) -> npt.NDArray[np.bool_]:
     return np.asarray(distance < radius * min(size))
 
 
-def _task(session: Session, world: World, pixels: npt.NDArray[np.uint8]) -> int:
+def _register(world: World, pixels: npt.NDArray[np.uint8]) -> Image:
     file = io.BytesIO()
     Pillow.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG")
-    image = register_image(session, world.store, file.getvalue(), world.settings)
-    session.flush()
+    return world.runtime.catalog.register(file.getvalue())
+
+
+def _task(session: Session, world: World, image: Image) -> int:
     number = len(world.task_ids) + 1
     vector = np.random.default_rng(number).normal(size=VECTOR).astype(np.float32)
     session.add(

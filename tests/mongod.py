@@ -1,6 +1,7 @@
-"""A real mongod for the tests that need FiftyOne: started once a session, on a port of its own.
+"""A real mongod for the tests that need FiftyOne, on a free port.
 
-One for the whole run: a process uses FiftyOne with one database only. See ``tests/conftest.py``.
+It is started once for the whole run, because a process can use FiftyOne with one database only. See
+``tests/conftest.py``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ START_SECONDS = 20.0
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nothing listens on now."""
+    """A free TCP port on loopback."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -30,7 +31,7 @@ def free_port() -> int:
 
 @contextmanager
 def running_mongod(folder: Path) -> Iterator[str]:
-    """The address of a mongod that lives in ``folder`` until the block ends.
+    """The address of a mongod that runs until the block ends, with its data in ``folder``.
 
     Raises:
         ServiceError: there is no mongod on this machine, or it did not start.

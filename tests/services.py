@@ -1,4 +1,4 @@
-"""A real Label Studio for tests, started in seconds from a migrated data folder that is kept."""
+"""A real Label Studio for tests. It starts in seconds, from a stored, migrated data folder."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ WARM_START_SECONDS = 90
 
 
 def label_studio_binary() -> Path | None:
-    """The label-studio command: what the environment names, else the repository's own."""
+    """The label-studio command that the environment names, or else the repository's own."""
     named = os.environ.get(BINARY_VARIABLE)
     path = Path(named) if named else REPOSITORY / ".venv-label-studio" / "bin" / "label-studio"
     return path if path.is_file() else None
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on at this moment."""
+    """A free TCP port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -71,7 +71,7 @@ class LabelStudioProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, seconds: float) -> None:
-        """Start, and return once the server answers; a dead or silent one fails with its log."""
+        """Start, and return when the server answers; if it does not, fail with its log."""
         self.server.data.mkdir(parents=True, exist_ok=True)
         self.server.files.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
@@ -98,11 +98,11 @@ class LabelStudioProcess:
         raise RuntimeError(f"Label Studio did not answer in {seconds:g} s:\n{self._tail()}")
 
     def stop(self) -> None:
-        """Stop the server and whatever it started; safe to call twice."""
+        """Stop the server and its child processes; safe to call twice."""
         process, self._process = self._process, None
         if process is None or process.poll() is not None:
             return
-        os.killpg(process.pid, signal.SIGTERM)  # its own session: the group holds only it
+        os.killpg(process.pid, signal.SIGTERM)  # it has its own session, so the group holds only it
         try:
             process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -110,7 +110,7 @@ class LabelStudioProcess:
             process.wait(timeout=10)
 
     def _environment(self) -> dict[str, str]:
-        # Only what a program needs from ours: a DJANGO_ or LABEL_STUDIO_ variable must not leak in.
+        # Only variables that every program needs, so that it sees no DJANGO_ or LABEL_STUDIO_ one.
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         return {
             **kept,
@@ -153,7 +153,7 @@ def _template(binary: Path, scratch: Path) -> Path:
     partial = CACHE / f"{folder.name}.{os.getpid()}"
     shutil.copytree(first.server.data, partial)
     try:
-        partial.rename(folder)  # whole or not at all, also when two runs make it at once
+        partial.rename(folder)  # in one step, so that two runs at the same time do no harm
     except OSError:
         shutil.rmtree(partial)
     return folder
@@ -174,7 +174,7 @@ def start_label_studio(
 
 @pytest.fixture(scope="session")
 def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudioServer]:
-    """One Label Studio for the whole session; tests keep apart by making their own projects."""
+    """One Label Studio for the whole session; each test makes its own projects."""
     process = start_label_studio(tmp_path_factory.mktemp("label-studio"))
     yield process.server
     process.stop()

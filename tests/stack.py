@@ -1,4 +1,4 @@
-"""The whole stack for tests: ``maskloop up`` in a home of its own, on free ports."""
+"""The whole stack for tests: ``maskloop up`` in a separate home folder, on free ports."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Stack:
 
 @contextmanager
 def made_stack(folder: Path, **settings: object) -> Iterator[Stack]:
-    """A stack that is not up yet, and that is gone afterwards.
+    """A stack that is not started yet, and that is stopped at the end.
 
     Args:
         folder: empty; holds the home.

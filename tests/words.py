@@ -18,7 +18,7 @@ SEEN, HELD, SIDE = range(100), range(1000, 1020), 96
 
 
 def tiny(size: int, dim: int, width: int) -> SegNext:
-    """A small network of random weights that sees through the backbone that ships."""
+    """A small network with random weights, except for the shipped backbone."""
     ships = load(default_checkpoint())
     torch.manual_seed(0)
     shape = replace(
@@ -33,8 +33,8 @@ def tiny(size: int, dim: int, width: int) -> SegNext:
 
 
 def teach(folder: Path) -> tuple[SegNext, list[FolderPicture]]:
-    """A network that learned words from the pictures ``SEEN``, and those ``HELD``, which it never
-    saw; of ``SIDE`` pixels a side."""
+    """A network that learned words from the pictures ``SEEN``, and the pictures ``HELD``, which it
+    never saw. All have sides of ``SIDE`` pixels."""
     write_named_folder(folder, SEEN, "train", size=SIDE)
     write_named_folder(folder, HELD, "val", size=SIDE)
     model = tiny(size=SIDE, dim=64, width=16)
@@ -42,6 +42,6 @@ def teach(folder: Path) -> tuple[SegNext, list[FolderPicture]]:
         encode_pictures(model, read_folder(folder, split), folder / "embeddings")
         for split in ("train", "val")
     )
-    # The decoder has seen nothing before, so it learns along at the full rate.
+    # The decoder has random weights, so it is trained too, at the full learning rate.
     config = TextTrainConfig(depth=1, steps=450, learning_rate=2e-3, decoder=1.0, seed=1)
     return train_text(model, learned, config, folder / "state.pt"), held

@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 class Worker:
-    """A worker process in a group of its own, with its log."""
+    """A worker process in its own process group, with its log."""
 
     def __init__(self, loop: Loop, queues: str) -> None:
         self.log = loop.runtime.settings.home / f"{queues}-{time.monotonic_ns()}.log"
@@ -38,18 +38,18 @@ class Worker:
             )
 
     def kill_all(self) -> None:
-        """kill -9 of the worker with its children: the power is gone."""
+        """Kill the worker and its children with SIGKILL, as a power failure would."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(timeout=10)
 
     def stop(self) -> None:
-        """A cold stop; safe to call twice."""
+        """Stop the worker without waiting for its tasks; safe to call twice."""
         if self.process.poll() is None:
             self.kill_all()
 
 
 def environment(loop: Loop) -> dict[str, str]:
-    """The loop's settings as a process gets them."""
+    """The loop's settings as environment variables of a process."""
     settings = loop.runtime.settings
     project = settings.label_studio.project
     return {

@@ -6,20 +6,20 @@ Start workers with the prefork pool, one child for each queue group::
     celery -A workers.app worker -Q training -n training@%h --concurrency 1
     celery -A workers.app beat --schedule HOME/celerybeat-schedule
 
-Two workers, so that a long fine-tune never keeps an image or a webhook waiting. Prefork rather
-than threads or solo: torch is imported and the model loaded in the child only (the parent never
-imports torch, so nothing of OpenMP or CUDA is carried over a fork). A child that torch or the
-kernel kills takes nothing with it: the parent lives, and sends the task again at once. Add
-workers, or raise ``--concurrency`` where there is memory for a model in each child.
+There are two workers, so that a long fine-tune never delays an image or a webhook. The pool is
+prefork, not threads or solo, because then only the child imports torch and loads the model. The
+parent never imports torch, so no state of OpenMP or CUDA is carried over a fork. When torch or the
+kernel kills a child, nothing else is lost: the parent goes on running and sends the task again at
+once. Add workers, or raise ``--concurrency`` where there is memory for a model in each child.
 
-What is lost when a process dies: nothing.
+Nothing is lost when a process dies:
 
-- The child of a worker: the task is sent again at once (``task_retry_on_worker_lost``, bounded
-  by ``max_retries`` so that a task that kills every worker does not go round for ever).
-- A whole worker: its unacknowledged messages are handed out again after
-  ``workers.visibility_seconds``. A task that runs longer than that may be handed out twice;
-  every task first looks in SQL what is left to do, so the second finds nothing.
-- Redis with all its messages: the schedule finds the same work again in SQL and Label Studio.
+- When the child of a worker dies, the task is sent again at once (``task_retry_on_worker_lost``).
+  ``max_retries`` limits this, so that a task that kills every worker is not repeated for ever.
+- When a whole worker dies, its unacknowledged messages are delivered again after
+  ``workers.visibility_seconds``. A task that runs longer than that may be delivered twice. Every
+  task first looks in SQL for what is left to do, so the second delivery finds nothing.
+- When Redis loses all its messages, the schedule finds the same work again in SQL and Label Studio.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "task_routes": routes(),
         "task_default_queue": "events",
-        # JSON only: a message is never unpickled, so whoever reaches Redis cannot run code.
+        # Only JSON: messages are never unpickled, so access to Redis is not enough to run code.
         "task_serializer": "json",
         "accept_content": ["json"],
-        # Results are rows in SQL; nobody waits for a message's reply.
+        # Results are rows in SQL, and no caller waits for a task's return value.
         "task_ignore_result": True,
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
@@ -59,14 +59,14 @@ def configuration(settings: Settings) -> dict[str, Any]:
 
 
 def create_app(settings: Settings | None = None) -> Celery:
-    """A Celery app; without ``settings`` it reads them when Celery first asks for a value."""
+    """Create a Celery app. Without ``settings`` it reads them when Celery first needs a value."""
     app = Celery("maskloop", include=["workers.tasks"])
     app.add_defaults(lambda: configuration(settings or load_settings()))
     return app
 
 
 def log_plainly(loglevel: int | None = None, **_: object) -> None:
-    """One handler on the root, so that our modules' lines and Celery's stand in one log."""
+    """Set up one handler on the root logger, so that our modules and Celery share one log."""
     logging.basicConfig(
         level=loglevel or logging.INFO,
         format="%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s",

@@ -1,4 +1,4 @@
-"""What a task does when something goes wrong: try later, or say so and stop."""
+"""How a task handles an error: it tries again later, or it logs the error and stops."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pipeline.errors import DatabaseError, LabelStudioError, ServiceError
 
 log = logging.getLogger(__name__)
 
-# What may be gone at the next try. An image that is not one, a refused path or too little data
-# will not be: trying again would only fill the log.
+# Errors that may be gone at the next try. A file that is not an image, a refused path or too little
+# data fails again, so another try would only fill the log.
 TRANSIENT = (
     ServiceError,
     LabelStudioError,
@@ -29,7 +29,8 @@ TRANSIENT = (
     TimeoutError,
 )
 MAX_RETRIES = 8
-FIRST_PAUSE, LONGEST_PAUSE = 2, 300  # seconds; pauses double, with jitter over their whole length
+# In seconds. Pauses double from try to try, and each is then a random share of its length.
+FIRST_PAUSE, LONGEST_PAUSE = 2, 300
 
 Result = dict[str, Any]
 
@@ -48,7 +49,8 @@ def is_transient(error: BaseException | None) -> bool:
 def loop_task(name: str, *, retries: int = MAX_RETRIES) -> Callable[[Callable[..., Result]], Task]:
     """Make a function a Celery task called ``name`` that is tried again on transient errors.
 
-    Scheduled tasks take ``retries=0``: the schedule is their retry.
+    Any other ``MaskloopError`` is logged, and the task returns ``{"problem": message}``. Scheduled
+    tasks use ``retries=0``, because the schedule starts them again anyway.
     """
 
     def decorate(function: Callable[..., Result]) -> Task:
@@ -68,7 +70,7 @@ def loop_task(name: str, *, retries: int = MAX_RETRIES) -> Callable[[Callable[..
                     return {"problem": str(error)}
                 raise
 
-        # After a killed child Celery itself sends the task again, so often and with this pause.
+        # When a child was killed, Celery itself sends the task again, with this limit and pause.
         made: Task = shared_task(
             run, bind=True, name=name, max_retries=MAX_RETRIES, default_retry_delay=FIRST_PAUSE
         )
@@ -78,8 +80,8 @@ def loop_task(name: str, *, retries: int = MAX_RETRIES) -> Callable[[Callable[..
 
 
 def _longest_pause(task: Task) -> int:
-    # A worker holds a paused message unacknowledged. Past the visibility timeout Redis would hand
-    # out a copy, each copy would pause too, and the copies would multiply for as long as the
-    # trouble lasts.
+    # A worker holds a paused message unacknowledged. Past the visibility timeout Redis would
+    # deliver a copy, each copy would pause too, and the copies would multiply until the cause of
+    # the error is gone.
     options = task.app.conf.broker_transport_options
     return int(min(LONGEST_PAUSE, options.get("visibility_timeout", LONGEST_PAUSE) / 2))

@@ -1,4 +1,4 @@
-"""What runs by itself, and how often."""
+"""The tasks that the schedule starts, and how often it starts each."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ AGAIN_SECONDS = 3600  # between two tries of images that could not be fetched
 def schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """Celery's ``beat_schedule``."""
     plan = {
-        # Label Studio's webhooks time out after a second and are never sent again.
+        # Label Studio's webhooks time out after a second and are never sent again, so polling
+        # finds what they missed.
         "reconcile": _every(settings.label_studio.poll_seconds, queue.RECONCILE),
-        # Whether they are due, see pipeline.training.due; the look itself is a query or two.
+        # The modules called ``due`` decide whether one is due; each check is a query or two.
         "select": _every(settings.workers.check_seconds, queue.SELECT_IF_DUE),
         "finetune": _every(settings.workers.check_seconds, queue.FINETUNE_IF_DUE),
         "mirror": _every(settings.workers.mirror_seconds, queue.MIRROR),
     }
     if (project := settings.label_studio.project) is not None:
-        # New images are encoded as they come; this is for those that were out of reach then.
+        # New images are encoded when they arrive; this is for those that could not be fetched then.
         plan["encode"] = _every(AGAIN_SECONDS, queue.ENCODE_PROJECT, project)
     return plan
 
 
 def _every(seconds: float, task: str, *args: int) -> dict[str, Any]:
-    # Without an end, a worker that was down for a night would find hundreds of the same message.
+    # Messages expire, because a worker that was down for a night would otherwise find the same
+    # message hundreds of times.
     options = {"expires": seconds}
     return {"task": task, "args": args, "schedule": seconds, "options": options}

@@ -1,4 +1,4 @@
-"""From the network's answer to the region Label Studio draws."""
+"""Turns the network's answer into the region that Label Studio draws."""
 
 from __future__ import annotations
 
@@ -10,51 +10,84 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.click.prompts import Mark
+from backend.request.prompts import Mark
+from backend.request.session import OpenRegion, Reply
 from model.masks import Mask
-from pipeline.masks import rle as codec
+from pipeline.labelstudio.config import LabelConfig
+from pipeline.labelstudio.regions import output_region
+from pipeline.labelstudio.types import PredictionJson, RegionJson
+from pipeline.masks.coded import CodedMask
 from pipeline.masks.ops import clean, smooth
 
 log = logging.getLogger(__name__)
 
-ENVELOPE_BYTES = 2000  # of a reply besides the RLE's numbers
-WIDEST = 256  # pixels; a mask that needs more smoothing than this is noise
+ENVELOPE_BYTES = 2000  # of a reply, without the numbers of the RLE
+WIDEST = 256  # pixels of smoothing; a mask that needs more than this is noise
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sent:
-    """A mask as it is sent: its RLE, and whether it had to be smoothed to fit."""
+class ShapedMask:
+    """A mask as it is sent, and whether it had to be smoothed to fit."""
 
-    rle: bytes
+    coded: CodedMask
     empty: bool
     smoothed: bool
 
 
-def shape_reply(mask: Mask, marks: Iterable[Mark], max_bytes: int) -> Sent:
-    """Tidy a mask, and smooth it as far as its reply must shrink to fit ``max_bytes``.
+def shape_reply(mask: Mask, marks: Iterable[Mark], max_bytes: int) -> ShapedMask:
+    """Clean a mask, and smooth it until its reply fits into ``max_bytes``.
 
     Args:
         mask: bool [H, W] at the image's size.
-        marks: in pixels; what was clicked on survives the tidying.
-        max_bytes: of the JSON reply.
+        marks: in pixels; cleaning keeps the parts that were clicked on.
+        max_bytes: most bytes of the JSON reply.
     """
     touched = [(mark.y, mark.x) for mark in marks if mark.kind == "click"]
-    tidy = clean(mask, touched)
-    data = codec.encode(tidy)
+    coded = CodedMask.of_mask(clean(mask, touched))
     budget = max(max_bytes - ENVELOPE_BYTES, 0)
-    radius, fits = 1, json_bytes(data) <= budget
+    radius, fits = 1, json_bytes(coded.rle) <= budget
     smoothed = not fits
     while not fits and radius <= WIDEST:
-        # From the mask as it came: tidying noise first would decide by its specks, not its mass.
-        tidy = clean(smooth(mask, radius), touched)
-        data = codec.encode(tidy)
-        fits = json_bytes(data) <= budget
+        # Smooth the original mask: cleaning a noisy mask first would judge its specks one by one,
+        # and lose the area that they form together.
+        coded = CodedMask.of_mask(clean(smooth(mask, radius), touched))
+        fits = json_bytes(coded.rle) <= budget
         radius *= 2
     if not fits:
         log.warning("A mask is too ragged for a reply of %d bytes and was left out.", max_bytes)
-        tidy = np.zeros_like(mask)
-        data = codec.encode(tidy)
-    return Sent(rle=data, empty=not tidy.any(), smoothed=smoothed)
+        coded = CodedMask.of_mask(np.zeros_like(mask))
+    return ShapedMask(coded, empty=not coded.mask.any(), smoothed=smoothed)
+
+
+def reply_region(
+    config: LabelConfig,
+    region: OpenRegion | Reply,
+    mask: CodedMask,
+    *,
+    score: float | None = None,
+    rotation: int = 0,
+    tolerance: float,
+) -> RegionJson:
+    """The region of a mask, of the kind that the labelling config asks for.
+
+    The arguments are those of ``pipeline.labelstudio.regions.output_region``.
+    """
+    return output_region(
+        region_id=region.region_id,
+        mask=mask,
+        label=region.label,
+        config=config,
+        score=score,
+        rotation=rotation,
+        tolerance=tolerance,
+    )
+
+
+def prediction_json(version: str, region: RegionJson | None) -> PredictionJson:
+    """One prediction with a region, or without one if nothing was found."""
+    if region is None:
+        return {"result": [], "score": 0.0, "model_version": version}
+    return {"result": [region], "score": region["score"], "model_version": version}
 
 
 def json_bytes(rle: bytes) -> int:

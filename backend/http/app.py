@@ -1,7 +1,7 @@
-"""The ML backend that Label Studio talks to. A click goes: ``predict`` here, then ``answer``.
+"""The ML backend that Label Studio talks to. A click goes to ``predict`` here, then to ``answer``.
 
-Run it with ``uvicorn --factory backend.http.app:create_app``, with as many ``--workers`` as there
-is memory for: no process needs to remember anything from one request to the next.
+Run it with ``uvicorn --factory backend.http.app:create_app``, with as many ``--workers`` as fit in
+memory: no process needs to remember anything from one request to the next.
 """
 
 from __future__ import annotations
@@ -18,33 +18,39 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from sqlalchemy import text
 
-from backend.click.answer import answer
+from backend.answer import answer
 from backend.click.reply import to_json
-from backend.http import status_page as page
+from backend.http import status_page
 from backend.http.auth import BasicAuth
 from backend.http.errors import answer_errors
-from backend.http.metrics import Metrics
 from backend.http.webhook import keep_event, send_event
-from backend.tasks.services import Services, open_services
-from pipeline.errors import UnknownRecordError
+from backend.process.metrics import Metrics
+from backend.process.services import Services, open_services
+from pipeline.errors import RequestError
 from pipeline.labelstudio.config import read_label_config
+from pipeline.record import versions
+from pipeline.record.engine import ping
 from pipeline.record.tables import now
-from pipeline.registry import base as registry
 from pipeline.settings import Settings, load_settings
 from pipeline.status import status
 
-log = logging.getLogger(__name__)
-
 MAX_BODY_BYTES = 256_000_000  # Label Studio resends all drafts with every click
-THREADS = 16  # answering clicks, in each process; most of them wait for an encode or a download
+THREADS = 16  # that answer clicks in each process; most of them wait for an encode or a download
+NOTICE_THREADS = 2  # that answer the labelling pages' requests for a notice
 
 T = TypeVar("T")
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The app. Reads its settings now; opens the database and loads the model when it starts."""
+    """Create the app. It opens the database and loads the model when it starts.
+
+    Args:
+        settings: None: they are read now.
+
+    Raises:
+        SettingsError: as ``load_settings``.
+    """
     settings = settings or load_settings()
     logging.basicConfig(level=settings.log_level)
     metrics = Metrics()
@@ -66,32 +72,33 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def _open_routes(let_in: BasicAuth) -> APIRouter:
     router = APIRouter()
-    few = CapacityLimiter(2)  # every open page asks; no click may wait for that
+    few = CapacityLimiter(NOTICE_THREADS)  # Every open page asks, and no click may wait for that.
 
     @router.get("/health")
     async def health() -> dict[str, str]:
-        """That the process answers. Touches nothing, so that no click can delay it."""
+        """Say that the process answers. This uses nothing shared, so that no click can delay it."""
         return {"status": "UP", "model_class": "SegNext"}
 
     @router.get("/notice")
     async def notice(
         request: Request, project: Annotated[int, Query(ge=0, lt=2**31)] = 0
     ) -> JSONResponse:
-        """A line for the labelling page, asked for by the page itself and so without a password.
-        It says whether the model answers and how many images wait, and nothing else."""
+        """A line for the labelling page, which asks for it without a password.
+
+        So it says only whether the model answers and how many images wait."""
         services = _services(request)
-        text = await to_thread.run_sync(services.standing.said, project, limiter=few)
+        text = await to_thread.run_sync(services.page_notice.text, project, limiter=few)
         headers = {"Access-Control-Allow-Origin": "*", "Cache-Control": "no-store"}
         return JSONResponse({"text": text}, headers=headers)
 
     @router.get("/")
     async def front(request: Request) -> Response:
-        """A page for a browser, behind the password; for all others what ``/health`` says."""
+        """The status page for a browser, behind the password; others get what ``/health`` says."""
         if "text/html" not in request.headers.get("accept", ""):
             return JSONResponse(await health(), headers={"Vary": "Accept"})
         await let_in(request)
         content = await to_thread.run_sync(_status_page, _services(request))
-        return HTMLResponse(content, headers=page.HEADERS)
+        return HTMLResponse(content, headers=status_page.HEADERS)
 
     return router
 
@@ -119,12 +126,12 @@ def _routes() -> APIRouter:
         """Label Studio calls this often and expects an answer within 3 s, so it changes nothing."""
         body = await _json(request)
         read_label_config(str(body.get("schema") or "") if isinstance(body, dict) else "")
-        version, _ = await to_thread.run_sync(_services(request).serving.current)
+        version, _ = await to_thread.run_sync(_services(request).runtime.serving.current)
         return {"model_version": version.name}
 
     @router.get("/versions")
     @router.post("/versions")
-    async def versions(request: Request) -> dict[str, list[str]]:
+    async def list_versions(request: Request) -> dict[str, list[str]]:
         return {"versions": await to_thread.run_sync(_versions, _services(request))}
 
     @router.get("/metrics")
@@ -134,7 +141,7 @@ def _routes() -> APIRouter:
 
     @router.get("/ready")
     async def ready(request: Request) -> JSONResponse:
-        """That a click would be answered: the database answers, and a model is loaded."""
+        """Say that a click would be answered: the database answers, and a model is loaded."""
         version = await to_thread.run_sync(_ready, _services(request))
         return JSONResponse({"status": "READY", "model_version": version})
 
@@ -152,28 +159,27 @@ def _answer(services: Services, body: Any) -> bytes:
 
 def _status_page(services: Services) -> str:
     settings = services.settings
-    with services.sessions.begin() as database:
-        report = status(database, settings, services.queue)
+    report = status(services.runtime)
     project = report["project"]
     tasks = "" if project is None else f"/projects/{project}/data"
     links = {
         "Label Studio": settings.label_studio.url.rstrip("/") + tasks,
         "FiftyOne": f"http://{settings.fiftyone.host}:{settings.fiftyone.port}",
     }
-    return page.page(report, links, now())
+    return status_page.page(report, links, now())
 
 
 def _versions(services: Services) -> list[str]:
-    with services.sessions() as database:
-        known = registry.versions(database)
-        served = [version for version in known if version.status in ("serving", "retired")]
-        return [version.name for version in sorted(served, key=lambda v: v.status != "serving")]
+    with services.runtime.sessions() as session:
+        known = versions.versions(session)
+    served = [version for version in known if version.status in ("serving", "retired")]
+    return [version.name for version in sorted(served, key=lambda v: v.status != "serving")]
 
 
 def _ready(services: Services) -> str:
-    with services.sessions() as database:
-        database.execute(text("SELECT 1"))
-    version, _ = services.serving.current()
+    with services.runtime.sessions() as session:
+        ping(session)
+    version, _ = services.runtime.serving.current()
     services.metrics.serving.clear()
     services.metrics.serving.labels(version=version.name).set(1)
     return version.name
@@ -185,22 +191,22 @@ def _services(request: Request) -> Services:
 
 
 async def _in_thread(request: Request, work: Callable[[], T]) -> T:
-    """Work in a thread of its own kind, so that slow images leave webhooks their threads."""
+    """Run work on the threads for clicks, so that slow images do not block webhooks."""
     return await to_thread.run_sync(work, limiter=request.app.state.clicks)
 
 
 async def _json(request: Request) -> Any:
-    """The request's JSON. Raises UnknownRecordError when it is none, or too much of it."""
+    """The request's JSON. Raises RequestError when the body is not JSON or is too large."""
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > MAX_BODY_BYTES:
-            raise UnknownRecordError("The request is too large; submit the annotation and go on.")
+            raise RequestError("The request is too large; submit the annotation and go on.")
         chunks.append(chunk)
     try:
         return await to_thread.run_sync(_parse, b"".join(chunks))
     except (ValueError, RecursionError):
-        raise UnknownRecordError("The request is not JSON; send what Label Studio sends.") from None
+        raise RequestError("The request is not JSON; send what Label Studio sends.") from None
 
 
 def _parse(body: bytes) -> Any:
@@ -208,4 +214,4 @@ def _parse(body: bytes) -> Any:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON, though Python's parser lets it in")
+    raise ValueError(f"{constant} is not JSON, although Python's parser accepts it")

@@ -1,4 +1,4 @@
-"""HTTP Basic, as Label Studio can send it with every call and in a webhook's headers."""
+"""HTTP Basic, which Label Studio can send with every call and in a webhook's headers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from pipeline.settings import BackendSettings
 
 
 class BasicAuth:
-    """A FastAPI dependency that lets only the settings' user in; everyone without a password."""
+    """A FastAPI dependency that admits only the user in the settings.
+
+    Without a password in the settings it admits everyone.
+    """
 
     def __init__(self, settings: BackendSettings) -> None:
         self._user = settings.user.encode()
@@ -30,6 +33,6 @@ class BasicAuth:
                 return
         raise HTTPException(
             status_code=401,
-            detail="The user or password is wrong; run `maskloop connect` to set both anew.",
+            detail="The user or password is wrong; run `maskloop connect` to set both again.",
             headers={"WWW-Authenticate": 'Basic realm="maskloop"'},
         )

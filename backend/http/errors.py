@@ -1,4 +1,4 @@
-"""Errors as Label Studio's log and a person at a terminal can read them: one sentence, one code."""
+"""Answers errors with one sentence and an HTTP status, for Label Studio's log and for people."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError, StatementError
 from starlette.requests import ClientDisconnect
 
-from backend.http.metrics import Metrics
+from backend.process.metrics import Metrics
 from model.errors import CheckpointError, ImageError, MaskloopError, PromptError
 from pipeline.errors import (
     ImageSourceError,
     LabelConfigError,
     LabelStudioError,
+    RequestError,
     UnknownRecordError,
 )
 
 log = logging.getLogger(__name__)
 
-# Tasks and clicks that cannot be answered are the caller's, the rest is ours to mend.
+# Tasks and clicks that cannot be answered are the caller's errors; the others are our own.
 CODES: dict[type[MaskloopError], int] = {
     UnknownRecordError: 404,
+    RequestError: 404,
     PromptError: 422,
     LabelConfigError: 422,
     ImageError: 422,
@@ -33,7 +35,7 @@ CODES: dict[type[MaskloopError], int] = {
 
 
 def code_of(error: MaskloopError) -> int:
-    """The HTTP status of an error; 503 for those whose cause is on our side."""
+    """The HTTP status of an error; 503 for every kind that ``CODES`` does not list."""
     return next((code for kind, code in CODES.items() if isinstance(error, kind)), 503)
 
 
@@ -62,8 +64,8 @@ def answer_errors(app: FastAPI, metrics: Metrics) -> None:
         return answer(request, error, 404, sentence)
 
     async def gone(request: Request, error: Exception) -> Response:
-        log.debug("%s: whoever asked went away.", request.url.path)
-        return Response(status_code=400)  # nobody reads it
+        log.debug("%s: the client closed the connection.", request.url.path)
+        return Response(status_code=400)  # The client does not read it any more.
 
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         sentence = "Something broke inside maskloop; see the backend's log and report it."

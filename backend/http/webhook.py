@@ -1,7 +1,7 @@
-"""Webhooks: kept in SQL first, answered at once, worked on later by a worker.
+"""Webhooks: each is written to SQL first and answered at once, and a worker handles it later.
 
 Label Studio waits one second and never sends a webhook twice, so nothing here may take long or
-depend on Redis. A message that cannot be sent is no loss: reconcile finds the row.
+depend on Redis. When a message cannot be sent nothing is lost, because reconcile finds the row.
 """
 
 from __future__ import annotations
@@ -12,71 +12,62 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
-
-from backend.click.request import is_storable
-from backend.tasks.services import Services
-from pipeline.errors import ServiceError, UnknownRecordError
+from backend.process.services import Services
+from backend.request.question import is_storable
+from pipeline.errors import RequestError, ServiceError
 from pipeline.labelstudio.connect import WEBHOOK_ACTIONS
 from pipeline.queue import FINETUNE, HANDLE_EVENT
+from pipeline.record import events
 from pipeline.record.tables import Event, now
 
 log = logging.getLogger(__name__)
 
 TRAINING = "START_TRAINING"
 ACTIONS = (*WEBHOOK_ACTIONS, TRAINING)
-LONGEST_KEY = 200
-PROJECT_FIELDS = ("id", "title", "label_config")  # the rest is the project over and over again
+LONGEST_KEY = 200  # characters; longer keys are replaced by a hash
+PROJECT_FIELDS = ("id", "title", "label_config")  # The others are the same in every webhook.
 
 
 def keep_event(services: Services, body: Any) -> int | None:
-    """Write a webhook down; gives its row's id when there is work to do, None when there is not.
+    """Write a webhook to SQL; return its row's id if there is work to do, else None.
 
     Raises:
-        UnknownRecordError: it is no webhook of Label Studio's.
+        RequestError: the body is not a webhook of Label Studio.
     """
     if not isinstance(body, Mapping) or not isinstance(body.get("action"), str):
-        raise UnknownRecordError("The webhook names no action; send what Label Studio sends.")
+        raise RequestError("The webhook names no action; send what Label Studio sends.")
     action = body["action"]
     if action not in ACTIONS:
         services.metrics.webhooks.labels(action="other", new="no").inc()
         return None
     event = Event(key=event_key(body), action=action, payload=_payload(body))
-    try:
-        with services.sessions.begin() as database:
-            database.add(event)
-        services.metrics.webhooks.labels(action=action, new="yes").inc()
-        return event.id
-    except IntegrityError:  # it came before
-        services.metrics.webhooks.labels(action=action, new="no").inc()
-        with services.sessions() as database:
-            known = select(Event).where(Event.key == event.key)
-            kept = database.scalars(known).one()
-        return None if kept.done_at else kept.id
+    kept, is_new = events.keep(services.runtime.sessions, event)
+    services.metrics.webhooks.labels(action=action, new="yes" if is_new else "no").inc()
+    return None if kept.done_at else kept.id
 
 
 def send_event(services: Services, event_id: int) -> None:
-    """Hand a kept event to a worker. Redis may be down: then the row waits for reconcile."""
-    with services.sessions() as database:
-        event = database.get_one(Event, event_id)
+    """Send a kept event to a worker. If Redis is down, the row waits for reconcile."""
+    runtime = services.runtime
+    with runtime.sessions() as session:
+        event = events.get(session, event_id)
     try:
         if event.action == TRAINING:
-            services.queue.send(FINETUNE)
-            with services.sessions.begin() as database:
-                database.get_one(Event, event_id).done_at = now()
+            runtime.enqueuer.send(FINETUNE)
+            with runtime.sessions.begin() as session:
+                events.close(session, event_id, None, done=True)
         else:
-            services.queue.send(HANDLE_EVENT, event_id)
+            runtime.enqueuer.send(HANDLE_EVENT, event_id)
     except ServiceError as error:
         services.metrics.not_enqueued.inc()
         log.warning("Webhook %s waits for reconcile: %s", event.key, error)
 
 
 def event_key(body: Mapping[str, Any]) -> str:
-    """What tells one event from another: its action, what it is about, and when that changed.
+    """The key that identifies an event: its action, the objects it is about, and when they changed.
 
-    The same delivery sent twice has the same key; a press of "Start training" has no state of
-    its own, so each moment's is one event.
+    A delivery that is sent twice has the same key. Pressing "Start training" changes no object, so
+    all presses within one second are one event.
     """
     action = str(body.get("action"))
     about = [_thing(body.get("annotation")), *_things(body.get("annotations"))]
@@ -109,8 +100,8 @@ def _payload(body: Mapping[str, Any]) -> dict[str, Any]:
         payload["project"] = {name: project[name] for name in PROJECT_FIELDS if name in project}
     try:
         json.dumps(payload, allow_nan=False)
-    except (ValueError, RecursionError):  # a number beyond all floats; too deep
-        raise UnknownRecordError(
+    except (ValueError, RecursionError):  # A number too large, or nested too deeply.
+        raise RequestError(
             "The webhook cannot be kept as JSON; send what Label Studio sends."
         ) from None
     return payload

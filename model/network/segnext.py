@@ -258,3 +258,7 @@ class SegNext(nn.Module):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def forget_fingerprint(self) -> None:
+        """Have ``encoder_fingerprint`` computed from the weights of today when it is next read."""
+        self.__dict__.pop("encoder_fingerprint", None)

@@ -73,7 +73,7 @@ def finetune(
     if not usable:
         raise DatasetError("There is no accepted mask to learn from; accept some and try again.")
     tuned = copy.deepcopy(model)
-    tuned.__dict__.pop("encoder_fingerprint", None)
+    tuned.forget_fingerprint()
     for parameter in tuned.backbone.parameters():
         parameter.requires_grad_(False)
     average = copy.deepcopy(tuned).eval()

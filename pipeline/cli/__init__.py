@@ -1,1 +1,1 @@
-"""."""
+"""The ``maskloop`` command. May import everything in ``pipeline``."""

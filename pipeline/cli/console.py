@@ -1,4 +1,4 @@
-"""What the commands print: results on stdout (for people or as JSON), everything else on stderr."""
+"""The output of the commands: results on stdout, for people or as JSON, and the rest on stderr."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ stderr = Console(stderr=True)
 
 
 def log_to_stderr(level: int = logging.WARNING) -> None:
-    """Warnings above the progress bar, in one line each."""
+    """Show warnings above the progress bar, one line each."""
     handler = RichHandler(level, console=stderr, show_time=False, show_path=False, markup=False)
     logging.basicConfig(level=level, format="%(message)s", handlers=[handler])
 
 
 def print_json(value: Any) -> None:
-    """One JSON document; moments become ISO strings."""
+    """Print one JSON document; times become ISO strings."""
     text = json.dumps(value, indent=2, default=str, allow_nan=False)
     stdout.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_pairs(pairs: Mapping[str, Any]) -> None:
-    """Names and values in two columns; what is None is left out."""
+    """Print names and values in two columns; a name whose value is None is left out."""
     table = Table.grid(padding=(0, 2))
     for name, value in pairs.items():
         if value is not None:
@@ -48,7 +48,7 @@ def print_pairs(pairs: Mapping[str, Any]) -> None:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """One line for each row, under the names of the first row's values."""
+    """Print one line for each row, under the names of the first row's values."""
     if not rows:
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2))
@@ -61,7 +61,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 @contextmanager
 def progress_bar(title: str, *, in_bytes: bool = False) -> Iterator[Progress]:
-    """A bar on stderr, moved by the progress that it yields."""
+    """Show a bar on stderr; yields the progress that moves it."""
     count = DownloadColumn() if in_bytes else MofNCompleteColumn()
     columns = (TextColumn("{task.description}"), BarColumn(), count)
     with Bar(*columns, TimeRemainingColumn(), console=stderr) as bar:

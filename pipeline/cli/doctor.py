@@ -1,15 +1,15 @@
-"""``maskloop doctor``: what is wrong, and what mends it."""
+"""``maskloop doctor``: shows problems and their remedies."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from pipeline.cli import console
+from pipeline.cli.options import Json, Project
 
 MARKS = {
     "ok": "[green]ok[/green]",
@@ -20,16 +20,12 @@ MARKS = {
 
 
 def doctor(
-    project: Annotated[
-        int | None, typer.Option("--project", help="Label Studio project; default: the settings'.")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")
-    ] = False,
+    project: Project = None,
+    as_json: Json = False,
 ) -> None:
-    """Find out why clicks do nothing; each problem is named with its remedy. Changes nothing.
+    """Find out why clicks do nothing; each problem is named with its remedy. Nothing is changed.
 
-    Exit code 1 when there is a problem.
+    The exit code is 1 when there is a problem.
     """
     from pipeline.doctor.checks import IN_THE_BROWSER, diagnose
     from pipeline.settings import load_settings
@@ -48,7 +44,7 @@ def doctor(
         console.stdout.print(table, highlight=False)
         count = "1 problem" if problems == 1 else f"{problems} problems"
         says = f"{count}; mend the first one first." if problems else "Nothing is wrong here."
-        console.stdout.print(f"\n{says} What only each annotator's browser knows:")
+        console.stdout.print(f"\n{says} These things only each annotator's browser knows:")
         for line in IN_THE_BROWSER:
             console.stdout.print(f"- {line}", markup=False, highlight=False)
     if problems:

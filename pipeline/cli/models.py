@@ -1,4 +1,4 @@
-"""``maskloop models``: look at model versions, take in new ones, and say which one serves."""
+"""``maskloop models``: shows model versions, adds new ones, and chooses which one serves."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cli import console
+from pipeline.cli.options import Background, Json, open_runtime, send
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from pipeline.record.tables import ModelVersion
-    from pipeline.runtime import Runtime
 
 app = typer.Typer(
     help="Model versions: list, show, add, export, promote, roll back.", no_args_is_help=True
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 Name = Annotated[str, typer.Argument(help="As `maskloop models list` names it.")]
 
 
 @app.command(name="list")
 def list_versions(as_json: Json = False) -> None:
-    """All versions, newest first."""
+    """List all versions, newest first."""
     from pipeline.record import versions
 
-    with _runtime().sessions() as session:
+    with open_runtime() as runtime, runtime.sessions() as session:
         rows = [_row(version) for version in versions.versions(session)]
     if as_json:
         console.print_json(rows)
@@ -41,10 +40,10 @@ def list_versions(as_json: Json = False) -> None:
 
 @app.command()
 def show(name: Name, as_json: Json = False) -> None:
-    """One version, and every number the gate judged it by."""
+    """Show one version, and every number behind the gate's decision about it."""
     from pipeline.record import versions
 
-    with _runtime().sessions() as session:
+    with open_runtime() as runtime, runtime.sessions() as session:
         version = versions.find(session, name)
         report = _row(version) | {
             "encoder": version.encoder,
@@ -82,14 +81,16 @@ def add(
             help="A released checkpoint (vitb-sax1, vitb-sax2, vitb-sax2-hq), a file, an address.",
         ),
     ],
-    name: Annotated[str | None, typer.Option(help="For the version; default: by the file.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the version; default: from the file's name.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Take in a checkpoint of somebody else's, ours or the authors'; serving stays as it is."""
+    """Add a checkpoint, in our format or the SegNext authors'; the serving version stays."""
     from pipeline.registry.add import add as take_in
 
-    with console.progress_bar("Fetching", in_bytes=True) as bar:
-        added = take_in(_runtime(), what, name, bar)
+    with open_runtime() as runtime, console.progress_bar("Fetching", in_bytes=True) as bar:
+        added = take_in(runtime.registry, what, name, bar)
     if as_json:
         console.print_json(asdict(added))
         return
@@ -107,7 +108,7 @@ def add(
     lines = [
         f"`maskloop models promote {added.name}` lets it serve"
         + (f"; it has {encoder} {serving}, which serves" if serving else "")
-        + ("." if same or not serving else ", so every image is encoded anew first."),
+        + ("." if same or not serving else ", so every image is encoded again first."),
         f'`base = "{added.name}"` under [model] in maskloop.toml lets fine-tunes start from it.',
     ]
     for line in lines:
@@ -125,9 +126,9 @@ def export(
 ) -> None:
     """Write the network as two ONNX files, for programs without PyTorch (docs/export.md)."""
     from model.export.onnx_files import export as write
-    from pipeline.registry.loading import load_checkpoint
 
-    _, model = load_checkpoint(_runtime(), what)
+    with open_runtime() as runtime:
+        _, model = runtime.registry.load_named(what)
     exported = write(model, out)
     files = [
         {"file": str(path), "megabytes": round(path.stat().st_size / 1e6, 1)}
@@ -141,12 +142,14 @@ def export(
         line = "{file}  {megabytes} MB".format(**each)
         console.stdout.print(line, markup=False, highlight=False, soft_wrap=True)
     console.stdout.print(
-        "In {answers} answers beside PyTorch's, logits differ by at most {logits_difference:.1g}; "
-        "the least IoU of two masks is {mask_iou:.4f}.".format(**agreement),
+        "Compared with PyTorch on {answers} answers, logits differ by at most "
+        "{logits_difference:.1g}; the lowest IoU of two masks is {mask_iou:.4f}.".format(
+            **agreement
+        ),
         soft_wrap=True,
     )
     if model.config.text_tower:
-        console.stdout.print("Words are not exported: the files take every prompt but text.")
+        console.stdout.print("Words are not exported: the files take every prompt except text.")
 
 
 @app.command()
@@ -155,46 +158,39 @@ def promote(
     at_once: Annotated[
         bool, typer.Option("--now", help="Even if first clicks must wait for a new encoder.")
     ] = False,
-    background: Annotated[
-        bool, typer.Option("--background", help="Leave the work to a worker and return at once.")
-    ] = False,
+    background: Background = False,
     as_json: Json = False,
 ) -> None:
-    """Let a version serve, whatever the gate said; backends follow within a second or two.
+    """Let a version serve, whatever the gate decided; backends use it within a second or two.
 
-    Where its encoder is new, every image is encoded first, while the present version answers.
+    If its encoder is new, every image is encoded first, while the present version answers.
     """
     from pipeline.errors import SettingsError
-    from pipeline.registry import base as registry
-    from pipeline.training import promote as promoting
+    from pipeline.queue import PROMOTE
+    from pipeline.record import versions
+    from pipeline.training.promote import promote as prepare_and_promote
 
     if at_once and background:
         raise SettingsError(
             "--now lets the version serve at once, without a worker; leave --background out."
         )
-    runtime = _runtime()
-    if background:
-        from pipeline.queue import PROMOTE
-
-        with runtime.sessions() as session:
-            registry.find(session, name)
-        message = runtime.enqueuer.send(PROMOTE, name)
-        if as_json:
-            console.print_json({"sent": PROMOTE, "message": message})
-        else:
-            console.stdout.print("A worker does it now; `maskloop status` shows how far it is.")
-        return
-    with console.progress_bar("Encoding") as bar:
-        version = promoting.promote(runtime, name, at_once=at_once, progress=bar)
+    with open_runtime() as runtime:
+        if background:
+            with runtime.sessions() as session:
+                versions.find(session, name)
+            send(runtime, PROMOTE, name, as_json=as_json)
+            return
+        with console.progress_bar("Encoding") as bar:
+            version = prepare_and_promote(runtime, name, at_once=at_once, progress=bar)
     _tell(_row(version), as_json)
 
 
 @app.command()
 def rollback(as_json: Json = False) -> None:
-    """Let the version serve that served before; backends follow within a second or two."""
+    """Let the version that served before serve again; backends use it within a second or two."""
     from pipeline.record import versions
 
-    with _runtime().sessions.begin() as session:
+    with open_runtime() as runtime, runtime.sessions.begin() as session:
         row = _row(versions.rollback(session))
     _tell(row, as_json)
 
@@ -224,10 +220,3 @@ def _judgement(session: Session, version: ModelVersion) -> dict[str, Any]:
     if decision is None:
         return {"judgement": None, "metrics": None}
     return {"judgement": decision.reason, "metrics": decision.metrics}
-
-
-def _runtime() -> Runtime:
-    from pipeline.runtime import Runtime
-    from pipeline.settings import load_settings
-
-    return Runtime(load_settings())

@@ -1,4 +1,4 @@
-"""``maskloop train``: make a checkpoint out of pictures and masks."""
+"""``maskloop train``: trains a checkpoint on pictures and masks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import console
+from pipeline.cli.options import Json, Limit, Split, open_runtime
 
 app = typer.Typer(help="Train a checkpoint on pictures and masks.", no_args_is_help=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 
 
 @app.command()
@@ -35,29 +34,27 @@ def text(
     tower: Annotated[
         str,
         typer.Option(
-            help="small: knows only the names of the set, needs no network. MODEL/TAG: a CLIP text "
-            "tower of open_clip's, as ViT-B-32/laion2b_s34b_b79k. MODEL:FILE: its weights."
+            help="small: knows only the names in the data, needs no network. MODEL/TAG: a CLIP "
+            "text tower of open_clip, such as ViT-B-32/laion2b_s34b_b79k. MODEL:FILE: its weights."
         ),
     ] = "small",
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 600,
-    batch: Annotated[int, typer.Option(min=1, help="Words said in one step.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Words in one step.")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     decoder: Annotated[
-        bool, typer.Option("--decoder", help="Let the decoder learn along; changes all masks.")
+        bool, typer.Option("--decoder", help="Train the decoder too; this changes all masks.")
     ] = False,
     split: Annotated[str | None, typer.Option(help="Learn from this split only.")] = None,
     check: Annotated[str | None, typer.Option(help="Measure on this split afterwards.")] = None,
-    seed: Annotated[int, typer.Option(help="Of all chance.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Teach a checkpoint words: name an object, and its mask appears.
 
-    The image encoder stays as it is, and so does the decoder unless you say otherwise. Repeat the
-    command of a run that was killed, and it goes on.
+    The image encoder does not change, and neither does the decoder without --decoder. To continue
+    a run that was killed, repeat its command.
     """
     from model.training.text_training import TextTrainConfig
-    from pipeline.runtime import Runtime
-    from pipeline.settings import load_settings
     from pipeline.training.text import train_text_file
 
     config = TextTrainConfig(
@@ -68,16 +65,17 @@ def text(
         decoder=0.1 if decoder else 0.0,
         seed=seed,
     )
-    report = train_text_file(
-        Runtime(load_settings()),
-        data,
-        out,
-        config,
-        base=base,
-        split=split,
-        check=check,
-        bars=console.progress_bar,
-    )
+    with open_runtime() as runtime:
+        report = train_text_file(
+            runtime,
+            data,
+            out,
+            config,
+            base=base,
+            split=split,
+            check=check,
+            bars=console.progress_bar,
+        )
     if as_json:
         console.print_json(report)
         return
@@ -85,7 +83,7 @@ def text(
     console.print_pairs(report | {"names": ", ".join(report["names"])})
     console.print_pairs({f"checked {key}".replace("_", " "): v for key, v in checked.items()})
     console.stdout.print(
-        f"`maskloop models add {out}` takes it in, and says how it may serve.",
+        f"`maskloop models add {out}` registers it, and says how to let it serve.",
         markup=False,
         soft_wrap=True,
     )
@@ -94,15 +92,15 @@ def text(
 @app.command()
 def default(
     config: Annotated[
-        Path, typer.Option(help="The recipe, a YAML file as those in model/recipes/.")
+        Path, typer.Option(help="The recipe, a YAML file like those in model/recipes/.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the run; a killed run goes on from it.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; a killed run continues from it.")],
     device: Annotated[str, typer.Option(help="torch device: cpu, cuda.")] = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Train the network that ships, or a larger one, by a recipe.
+    """Train the default network, or a larger one, by a recipe.
 
-    Over several GPUs: torchrun --nproc-per-node N -m pipeline.cli train default ...
+    On several GPUs: torchrun --nproc-per-node N -m pipeline.cli train default ...
     """
     from model.progress import silent
     from model.training.recipe import read_recipe
@@ -126,15 +124,15 @@ def default(
 def score(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint; its weights stay as they are.")],
     data: Annotated[Path, typer.Argument(help="Pictures and masks that it did not learn from.")],
-    split: Annotated[str | None, typer.Option(help="Use this split only.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the kinds of prompts.")] = 0,
+    split: Split = None,
+    limit: Limit = None,
+    seed: Annotated[int, typer.Option(help="Seed of the kinds of prompts.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Fit the score of a checkpoint's masks to the IoU that they really have.
 
-    A .safetensors is written in place; of another file, as a released .pth, a .safetensors is made
-    beside it.
+    A .safetensors file is changed in place. For another file, such as a released .pth, a
+    .safetensors file is written next to it.
     """
     from model.checkpoints import files as checkpoints
     from model.data.datasets import read_folder
@@ -144,13 +142,13 @@ def score(
     out = checkpoint.with_suffix(".safetensors")
     if out != checkpoint and out.exists():
         raise CheckpointError(
-            f"{out} is there already, and {checkpoint.name} would be written over it; move or "
-            "rename one of them."
+            f"{out} is there already and would be replaced by the result for {checkpoint.name}; "
+            "move or rename one of them."
         )
     model = checkpoints.load(checkpoint)
     with console.progress_bar("Prompting") as bar:
         model.config = calibrate(model, read_folder(data, split)[:limit], seed, bar)
-    checkpoints.save(model, out, exact=True)  # a rounded encoder would orphan every embedding
+    checkpoints.save(model, out, exact=True)  # a rounded encoder would make every embedding useless
     if as_json:
         console.print_json({"checkpoint": out, "confidence": model.config.confidence})
     else:

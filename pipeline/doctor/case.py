@@ -1,15 +1,17 @@
-"""What the checks of ``maskloop doctor`` share: what they look at, and how they answer."""
+"""The installation that the checks of ``maskloop doctor`` examine, and their answers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from pipeline.errors import LabelStudioError
-from pipeline.labelstudio.client import Json, LabelStudio
+from pipeline.labelstudio.client import LabelStudio
 from pipeline.labelstudio.config import LabelConfig, read_label_config
+from pipeline.labelstudio.projects import find_project
+from pipeline.labelstudio.types import BackendJson, ProjectJson
 from pipeline.runtime import Runtime
 from pipeline.settings import Settings
 
@@ -18,7 +20,7 @@ State = Literal["ok", "advice", "problem", "skipped"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What one check found: a sentence, which for advice and problems ends in a remedy."""
+    """The result of one check: a sentence, which for advice and problems ends in a remedy."""
 
     state: State
     text: str
@@ -29,7 +31,7 @@ def ok(text: str) -> Answer:
 
 
 def advice(text: str) -> Answer:
-    """It works, and could work better."""
+    """An answer for something that works but could work better."""
     return Answer("advice", text)
 
 
@@ -38,7 +40,7 @@ def problem(text: str) -> Answer:
 
 
 class Case:
-    """One installation under examination; nothing is asked before a check asks for it.
+    """The examined installation; each part is opened or read only when a check needs it.
 
     Args:
         load: gives the settings.
@@ -48,6 +50,7 @@ class Case:
     def __init__(self, load: Callable[[], Settings], project_id: int | None = None) -> None:
         self._load = load
         self._project_id = project_id
+        self._opened = ExitStack()
 
     @cached_property
     def settings(self) -> Settings:
@@ -55,7 +58,7 @@ class Case:
 
     @cached_property
     def runtime(self) -> Runtime:
-        return Runtime(self.settings)
+        return self._opened.enter_context(Runtime(self.settings))
 
     @property
     def client(self) -> LabelStudio:
@@ -71,40 +74,26 @@ class Case:
 
     @property
     def repair(self) -> str:
-        """The command that sets the project's backend and webhook right."""
+        """The command that repairs the project's backend and webhook."""
         return f"`maskloop connect --project {self.project_id}`"
 
     @cached_property
-    def project(self) -> Json:
-        found = self.client.project(self.project_id)
-        if found is None:
-            raise LabelStudioError(
-                f"Label Studio at {self.client.url} has no project {self.project_id}; give "
-                "--project, or set label_studio.project to one it has."
-            )
-        return found
+    def project(self) -> ProjectJson:
+        return find_project(self.client, self.project_id)
 
     @cached_property
     def config(self) -> LabelConfig:
         return read_label_config(str(self.project["label_config"]))
 
     @cached_property
-    def backends(self) -> list[Json]:
-        """The project's ML backends; asking makes Label Studio look at the health of each."""
+    def backends(self) -> list[BackendJson]:
+        """The project's ML backends; this request makes Label Studio check the health of each."""
         return self.client.backends(self.project_id)
 
     @property
-    def our_backends(self) -> list[Json]:
+    def our_backends(self) -> list[BackendJson]:
         return [row for row in self.backends if row["url"].rstrip("/") == self.backend_url]
 
     def close(self) -> None:
-        """Close what was opened; the settings may be unreadable, and then nothing was."""
-        runtime = self.__dict__.get("runtime")
-        if runtime is None:
-            return
-        opened = runtime.__dict__
-        for name in ("images", "enqueuer", "label_studio"):
-            if name in opened:
-                opened[name].close()
-        if "sessions" in opened:
-            opened["sessions"].kw["bind"].dispose()
+        """Close what was opened; nothing was opened when the settings cannot be read."""
+        self._opened.close()

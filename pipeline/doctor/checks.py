@@ -1,7 +1,7 @@
-"""Why clicks do nothing: ``maskloop doctor``.
+"""Finds out why clicks do nothing: ``maskloop doctor``.
 
-Label Studio shows an annotator nothing when its ML backend fails, so each known cause is looked
-for here, and named with its remedy. Looking changes nothing, in Label Studio or in the record.
+Label Studio shows an annotator nothing when its ML backend fails. So each known cause is checked
+here and named with its remedy. The checks change nothing, in Label Studio or in the record.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.settings import Settings
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to look at; it makes no sense before those it ``needs`` are well."""
+    """One check. It is skipped unless the checks that it ``needs`` found no problem."""
 
     name: str
     look: Callable[[Case], Answer]
@@ -28,14 +28,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found, in a sentence."""
+    """The result of one check, in a sentence."""
 
     check: str
     state: State
     text: str
 
 
-# In the order in which they are best mended.
+# In the order in which problems should be fixed.
 CHECKS = (
     Check("settings", doctor_machine.settings),
     Check("database", doctor_machine.database, ("settings",)),
@@ -58,14 +58,14 @@ CHECKS = (
     Check("ticks", doctor_clicks.ticks, ("database", "project")),
 )
 
-# Kept in each annotator's browser, where no server can look.
+# Only each annotator's browser knows these things, so no check can see them.
 IN_THE_BROWSER = (
     "Auto-Annotation, below the image, must be on, and the page clicked beside the switch: while "
     "the switch has the focus, Label Studio does not hear keys.",
-    "Label Studio lets go of the label after each click, and the next click needs one again: "
+    "Label Studio deselects the label after each click, and the next click needs one again: "
     'turn on "Keep label selected after creating a region" in the settings of the labelling page.',
-    "A labelling page that was open while something was mended must be loaded again: it asks the "
-    "backend that was there when it was opened.",
+    "A labelling page that was open during a repair must be loaded again: it still uses the "
+    "backend that the project had when the page was opened.",
     "The tick beside a mask must be pressed before Submit; without it only the clicks are saved.",
 )
 
@@ -75,7 +75,7 @@ def diagnose(
     project_id: int | None = None,
     checks: Sequence[Check] = CHECKS,
 ) -> list[Finding]:
-    """Look at everything, in the order of ``checks``; never raises MaskloopError.
+    """Run all checks, in the order of ``checks``; never raises MaskloopError.
 
     Args:
         load: gives the settings.
@@ -99,5 +99,5 @@ def _look(check: Check, case: Case, before: list[Finding]) -> Answer:
         return Answer("skipped", f"Not looked at; first mend: {', '.join(in_the_way)}.")
     try:
         return check.look(case)
-    except MaskloopError as error:  # a sentence that ends in a remedy, as all of ours
+    except MaskloopError as error:  # its message is a sentence that ends in a remedy
         return problem(str(error))

@@ -1,4 +1,7 @@
-"""``maskloop doctor`` on what a click meets: labelling config, images, and its way to the model."""
+"""``maskloop doctor`` checks what a click needs: labelling config, images, a way to the model.
+
+Each docstring of a check says what is true when the check is passed.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ from itertools import islice
 from typing import Any
 
 from label_studio_sdk.label_interface.interface import LabelInterface
-from sqlalchemy import func, select
 
 from model.errors import MaskloopError
 from pipeline.doctor.case import Answer, Case, advice, ok, problem
 from pipeline.images.decode import decode_image
+from pipeline.labelstudio.advice import as_tag, labels_apart
 from pipeline.labelstudio.config import LabelConfig
-from pipeline.labelstudio.connect import as_tag, labels_apart
+from pipeline.record import annotation_rows, tasks
 
 TASKS_TRIED = 3  # each is downloaded and decoded
 NAMED = 5  # tasks named in one sentence
@@ -22,8 +25,8 @@ SMART = 'smart="true" smartOnly="true"'
 
 
 def labelling_config(case: Case) -> Answer:
-    """It has a tag for masks and smart tools that ask for them, with the same labels."""
-    config = case.config  # raises where masks or every smart tool is missing
+    """The config has a tag for masks, and smart tools for prompts, with the same labels."""
+    config = case.config  # raises when the tag for masks or every smart tool is missing
     controls = list(LabelInterface(str(case.project["label_config"])).controls)
     by_name = {str(tag.name): tag for tag in controls}
     smart = [by_name[name] for name in (config.click_tag, config.box_tag) if name is not None]
@@ -46,8 +49,8 @@ def labelling_config(case: Case) -> Answer:
         hints.append(f"there is no <KeyPointLabels> to click with; add one with {SMART}")
     if config.notice_tag is None:
         hints.append(
-            "it has no place to tell annotators what goes wrong; `maskloop connect --template` "
-            "puts one that has in its place"
+            "the config has no place for error messages to annotators; `maskloop connect "
+            "--template` replaces it by one that has"
         )
     if hints:
         return advice(f"Clicks work, but {'; and '.join(hints)}.")
@@ -59,8 +62,8 @@ def _hints(brush: Any, smart: list[Any], config: LabelConfig) -> list[str]:
     hints = []
     if brush.tag == "BrushLabels" and str(brush.attr.get("smart", "true")).lower() != "false":
         hints.append(
-            f"{as_tag(brush)} is offered as a smart tool, whose strokes Label Studio sends to "
-            'nobody; give it smart="false"'
+            f"{as_tag(brush)} is offered as a smart tool, whose strokes Label Studio sends to no "
+            'backend; give it smart="false"'
         )
     for tag in smart:
         if lacking := [label for label in labels if label not in tag.labels]:
@@ -75,36 +78,31 @@ def _hints(brush: Any, smart: list[Any], config: LabelConfig) -> list[str]:
 
 
 def images(case: Case) -> Answer:
-    """The images of a few tasks can be had and read."""
+    """The images of a few tasks can be fetched and read."""
     field = case.config.image_field
-    tasks = list(islice(case.client.tasks(case.project_id), TASKS_TRIED))
-    for task in tasks:
+    tried = list(islice(case.client.tasks(case.project_id), TASKS_TRIED))
+    for task in tried:
         url = task.data.get(field)
         if not isinstance(url, str) or not url:
             return problem(
                 f"Task {task.id} has no address in its field {field!r}, where the labelling config "
-                "looks for the image; add it to the task's data, or mend the <Image> tag's value."
+                "looks for the image; add it to the task's data, or correct the value of <Image>."
             )
         try:
-            decode_image(case.runtime.images.fetch(url), case.settings.images)
+            decode_image(case.runtime.source.fetch(url), case.settings.images)
         except MaskloopError as error:
             return problem(f"The image of task {task.id} cannot be used: {error}")
-    if not tasks:
+    if not tried:
         return advice(f"Project {case.project_id} has no tasks; import images to label.")
-    return ok(f"The images of tasks {_listed([task.id for task in tasks])} can be had.")
+    return ok(f"The images of tasks {_listed([task.id for task in tried])} can be fetched.")
 
 
 def encoding(case: Case) -> Answer:
-    """The images are encoded, so that first clicks need not wait."""
-    from pipeline.precompute.encode import waiting_tasks
-    from pipeline.record.tables import Task
-
-    ours = (Task.ls_project_id == case.project_id, Task.status != "deleted")
+    """All images are encoded, so that first clicks do not wait."""
     with case.runtime.sessions() as session:
-        total = session.scalar(select(func.count()).where(*ours)) or 0
-        ill = select(Task.ls_task_id, Task.problem).where(*ours, Task.problem.is_not(None))
-        problems = session.execute(ill.order_by(Task.id)).all()
-        waiting = len(waiting_tasks(session, case.project_id))
+        total = len(tasks.living(session, case.project_id))
+        problems = tasks.problems(session, case.project_id)
+        waiting = len(tasks.to_encode(session, case.project_id))
     if problems:
         return problem(
             f"{len(problems)} of {total} images cannot be used; that of task {problems[0][0]}: "
@@ -113,16 +111,16 @@ def encoding(case: Case) -> Answer:
     if waiting or not total:
         return advice(
             f"{waiting or 'No'} of {total} known images {'wait to be' if waiting else 'are'} "
-            "encoded, so a first click on them takes longer; leave the workers a while, or run "
+            "encoded, so a first click on them takes longer; wait for the workers, or run "
             f"`maskloop encode --project {case.project_id}`."
         )
     return ok(f"All {total} images are encoded.")
 
 
 def way_of_a_click(case: Case) -> Answer:
-    """A request goes the way of a click, from Label Studio to the backend and back.
+    """A request takes the way of a click, from Label Studio to the backend and back.
 
-    It holds no click, as when a page is left with clicks undone, so it is answered and not kept.
+    The request holds no click, like one after all clicks were undone, so nothing is stored.
     """
     first = next(case.client.tasks(case.project_id), None)
     if first is None:
@@ -133,34 +131,25 @@ def way_of_a_click(case: Case) -> Answer:
     if answer.get("errors") or "data" not in answer:
         said = " ".join(str(answer.get("errors") or answer).split())[:300]
         return problem(
-            f"Label Studio gets no answer to a click ({said}), and shows an annotator nothing of "
-            "it; look at the backend's log."
+            f"Label Studio gets no answer to a click ({said}), and does not show this to the "
+            "annotator; look at the backend's log."
         )
     if seconds > SLOW_SECONDS:
         return advice(
-            f"A request takes {seconds:.1f} s to the backend and back; see what else keeps the "
-            "machines of Label Studio and the backend busy."
+            f"A request takes {seconds:.1f} s to the backend and back; find out which other "
+            "programs keep the machines of Label Studio and the backend busy."
         )
     return ok(f"A request takes {1000 * seconds:.0f} ms to the backend and back.")
 
 
 def ticks(case: Case) -> Answer:
     """Annotations were submitted with their masks."""
-    from pipeline.record.tables import Annotation, Task
-
-    bare = select(Task.ls_task_id).join(Annotation, Annotation.task_id == Task.id)
-    bare = bare.where(
-        Task.ls_project_id == case.project_id,
-        Annotation.prompts_only,
-        ~Annotation.was_cancelled,
-        ~Annotation.deleted,
-    )
     with case.runtime.sessions() as session:
-        tasks = list(session.scalars(bare.order_by(Annotation.id.desc())))
-    if tasks:
+        bare = annotation_rows.tasks_without_masks(session, case.project_id)
+    if bare:
         return advice(
-            f"{len(tasks)} annotations hold clicks and no mask, because Submit was pressed without "
-            f"the tick; open them again and press the tick first (tasks {_listed(tasks)})."
+            f"{len(bare)} annotations hold clicks and no mask, because Submit was pressed without "
+            f"the tick; open them again and press the tick first (tasks {_listed(bare)})."
         )
     return ok("Every annotation that has clicks has a mask.")
 

@@ -1,4 +1,7 @@
-"""``maskloop doctor`` on Label Studio: token, project, ML backend, webhook, banned addresses."""
+"""``maskloop doctor`` checks Label Studio: token, project, ML backend, webhook, banned addresses.
+
+Each docstring of a check says what is true when the check is passed.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from pipeline.labelstudio.connect import (
     basic_auth_header,
 )
 
-TESTED = "1.23.2"  # that of constraints-label-studio.txt
+TESTED = "1.23.2"  # the version in constraints-label-studio.txt
 SOON = timedelta(days=7)
 DISCONNECTED = "DI"
 REACH_SECONDS = 10
 
 
 def reachable(case: Case) -> Answer:
-    """It answers at label_studio.url, and is one that was tested. This needs no token."""
+    """Label Studio answers at label_studio.url, in the tested version. This needs no token."""
     url = case.settings.label_studio.url.rstrip("/")
     try:
         answer = httpx.get(
@@ -30,11 +33,11 @@ def reachable(case: Case) -> Answer:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return problem(
             f"Label Studio does not answer at {url} ({error or type(error).__name__}); start it, "
-            "or mend label_studio.url."
+            "or correct label_studio.url."
         )
     except (ValueError, KeyError, TypeError):
         return problem(
-            f"What answers at {url} is not Label Studio; set label_studio.url to its address."
+            f"The server at {url} is not Label Studio; set label_studio.url to its address."
         )
     if version != TESTED:
         return advice(
@@ -45,7 +48,7 @@ def reachable(case: Case) -> Answer:
 
 
 def token(case: Case) -> Answer:
-    """The token is that of an account, and stays so for a while."""
+    """The token belongs to an account, and does not expire soon."""
     expires = case.client.token_expires
     kind = "legacy token" if expires is None else "personal access token"
     if expires is not None and expires < datetime.now(UTC):
@@ -59,23 +62,23 @@ def token(case: Case) -> Answer:
             f"The personal access token in label_studio.token expires on {expires:%d %B %Y}; make "
             "a new one on Label Studio's account page and set it."
         )
-    return ok(f"The {kind} is that of {account.get('email')}.")
+    return ok(f"The {kind} belongs to {account.get('email')}.")
 
 
 def project(case: Case) -> Answer:
-    """There is such a project, and the account may see it."""
+    """The project exists, and the account may see it."""
     return ok(f"Project {case.project_id} is {case.project['title']!r}.")
 
 
 def address(case: Case) -> Answer:
-    """Label Studio knows the backend's host, and bans neither it nor the webhook's address."""
+    """Label Studio resolves the backend's host, and bans neither it nor the webhook's address."""
     case.client.check_backend_address(case.project_id, case.backend_url)
     case.client.check_webhook_address(case.project_id, f"{case.backend_url}/webhook")
-    return ok(f"Label Studio has nothing against {case.backend_url}.")
+    return ok(f"Label Studio allows requests to {case.backend_url}.")
 
 
 def ml_backend(case: Case) -> Answer:
-    """The project asks this backend, once, at every click, with credentials."""
+    """The project sends every click to this backend, once, with credentials."""
     rows, settings = case.our_backends, case.settings.backend
     if not rows:
         return problem(
@@ -98,7 +101,7 @@ def ml_backend(case: Case) -> Answer:
             f"In project {case.project_id} the backend {case.backend_url} "
             f"{' and '.join(faults)}; run {case.repair}."
         )
-    # The page asks one backend at a click: the first that is interactive, in the API's order.
+    # The page sends a click to one backend: the first interactive one, in the API's order.
     asked = next(row["url"] for row in case.backends if row["is_interactive"])
     if asked.rstrip("/") != case.backend_url:
         return problem(
@@ -109,14 +112,14 @@ def ml_backend(case: Case) -> Answer:
 
 
 def reach(case: Case) -> Answer:
-    """Label Studio got through to the backend just now, and the backend let it in."""
+    """Label Studio reached the backend just now, and the backend accepted its credentials."""
     row, url = case.our_backends[0], case.backend_url
     if row["state"] == CONNECTED:
         return ok(f"Label Studio reaches {url}.")
     if row["state"] == DISCONNECTED:
         return problem(
             f"Label Studio cannot reach {url}, though it answers from here; set backend.url to an "
-            f"address that holds on Label Studio's machine too, and run {case.repair}."
+            f"address that also works on Label Studio's machine, and run {case.repair}."
         )
     said = " ".join(str(row.get("error_message") or row.get("readable_state")).split())
     if "401" in said:
@@ -130,7 +133,7 @@ def reach(case: Case) -> Answer:
 
 
 def webhook(case: Case) -> Answer:
-    """Label Studio tells the backend what becomes of annotations and tasks, and gets in."""
+    """Label Studio sends changes of annotations and tasks to the backend, with credentials."""
     url = f"{case.backend_url}/webhook"
     rows = [row for row in case.client.webhooks(case.project_id) if row["url"] == url]
     if not rows:

@@ -1,4 +1,7 @@
-"""``maskloop doctor`` on our own side: settings, database, disc, Redis, workers, backend."""
+"""``maskloop doctor`` checks maskloop itself: settings, database, disc, Redis, workers, backend.
+
+Each docstring of a check says what is true when the check is passed.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from sqlalchemy.exc import DBAPIError
 
 from pipeline.doctor.case import Answer, Case, advice, ok, problem
 from pipeline.mirror.mongod import ping_mongod
 from pipeline.queue import QUEUES
-from pipeline.record.engine import make_engine
+from pipeline.record.schema import read_schema
 from pipeline.settings import SETTINGS_FILE
 
-ROOM = 2_000_000_000  # bytes; a few hundred embeddings, a fine-tune's weights and the database
-BACKEND_SECONDS = 10  # a first /ready may have a promoted model to load
-SQLITE = "sqlite:///"
+ROOM = 2_000_000_000  # bytes, for a few hundred embeddings, a fine-tune's weights and the database
+BACKEND_SECONDS = 10  # the first /ready may have to load a promoted model
 
 
 def settings(case: Case) -> Answer:
-    """They can be read, and are not just the defaults of a wrong folder."""
+    """The settings can be read, and are not only the defaults because of a wrong folder."""
     file = case.settings.home.resolve() / SETTINGS_FILE
     variables = sum(name.startswith("MASKLOOP_") for name in os.environ)
     if file.is_file():
@@ -36,45 +37,29 @@ def settings(case: Case) -> Answer:
 
 
 def database(case: Case) -> Answer:
-    """It answers and has the newest schema. It is not brought there: looking changes nothing."""
-    from alembic.runtime.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-
-    from pipeline.record.migrations.runner import alembic_config
-
-    address = case.settings.sql_url
-    if address.startswith(SQLITE) and not Path(address.removeprefix(SQLITE)).is_file():
-        # Opening it would make it.
-        return problem(
-            f"There is no database at {address}; start maskloop, which makes it, or mend "
-            "database_url."
-        )
-    engine = make_engine(case.settings)
-    shown = engine.url.render_as_string()
-    try:
-        with engine.connect() as connection:
-            script = ScriptDirectory.from_config(alembic_config(connection))
-            found = set(MigrationContext.configure(connection).get_current_heads())
-    except DBAPIError as error:
-        reason = str(error.orig).splitlines()[0].strip()
-        return problem(f"{shown} cannot be opened ({reason}); start it or mend database_url.")
-    finally:
-        engine.dispose()
-    known = {revision.revision for revision in script.walk_revisions()}
-    if not found <= known:
-        return problem(
-            f"{shown} was written by a newer maskloop; install that one, or use another database."
-        )
-    if found != set(script.get_heads()):
-        return problem(
-            f"{shown} has the schema of an older maskloop, or none; start maskloop again, which "
-            "brings it up to date."
-        )
-    return ok(f"{shown} answers and has the newest schema.")
+    """The database answers and has the newest schema. The check does not migrate it."""
+    found = read_schema(case.settings)
+    match found.state:
+        case "missing":
+            return problem(
+                f"There is no database at {found.address}; start maskloop, which makes it, or "
+                "correct database_url."
+            )
+        case "newer":
+            return problem(
+                f"{found.address} was written by a newer maskloop; install that one, or use "
+                "another database."
+            )
+        case "older" | "empty":
+            return problem(
+                f"{found.address} has the schema of an older maskloop, or none; start maskloop "
+                "again or run `maskloop upgrade`, which brings it up to date."
+            )
+    return ok(f"{found.address} answers and has the newest schema.")
 
 
 def disc(case: Case) -> Answer:
-    """The discs under the home and the store have room."""
+    """The discs of the home folder and of the store have free space."""
     folders = {case.settings.home.resolve()}
     if "://" not in case.settings.store_address:
         folders.add(Path(case.settings.store_address).resolve())
@@ -88,7 +73,7 @@ def disc(case: Case) -> Answer:
 
 
 def redis(case: Case) -> Answer:
-    """It answers."""
+    """Redis answers."""
     waiting = case.runtime.enqueuer.waiting()
     return ok(f"It answers; messages waiting: {sum(waiting.values())}.")
 
@@ -108,7 +93,7 @@ def workers(case: Case) -> Answer:
 
 
 def mongod(case: Case) -> Answer:
-    """FiftyOne's database answers, where one is set. No click depends on it."""
+    """FiftyOne's database answers, if one is set. No click depends on it."""
     fiftyone = case.settings.fiftyone
     if "database_uri" not in fiftyone.model_fields_set:
         return Answer("skipped", "Not looked at; fiftyone.database_uri is not set.")
@@ -117,7 +102,7 @@ def mongod(case: Case) -> Answer:
 
 
 def backend(case: Case) -> Answer:
-    """It answers where Label Studio looks for it, lets the settings' user in, and is ready."""
+    """The backend answers at backend.url, accepts the user of the settings, and is ready."""
     login = case.settings.backend.user, case.settings.backend.password.get_secret_value()
     url = case.backend_url
     try:
@@ -127,12 +112,12 @@ def backend(case: Case) -> Answer:
             friend = http.get("/ready", auth=login) if login[1] else stranger
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return problem(
-            f"No backend answers at {url} ({error or type(error).__name__}); start it, or mend "
+            f"No backend answers at {url} ({error or type(error).__name__}); start it, or correct "
             "backend.url."
         )
     if friend.status_code == httpx.codes.NOT_FOUND:
         return advice(
-            f"What answers at {url} is not maskloop's own server; mend backend.url, unless a "
+            f"The program at {url} is not maskloop's own server; correct backend.url, unless a "
             "label-studio-ml server hosts maskloop there."
         )
     if friend.status_code == httpx.codes.UNAUTHORIZED:
@@ -163,5 +148,5 @@ def _field(response: httpx.Response, name: str) -> str:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or what of its way there is."""
+    """The folder, or the nearest folder above it that exists."""
     return next(each for each in (folder, *folder.parents) if each.exists())

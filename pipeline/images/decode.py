@@ -1,4 +1,4 @@
-"""Bytes of an image file to pixels, as a browser shows them, whatever was uploaded."""
+"""Decodes the bytes of any uploaded image file to the pixels that a browser shows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pipeline.settings import ImageSettings
 
 Pixels = npt.NDArray[np.uint8]
 
-# Formats of photographs, by Pillow's name, with the extension a file of each gets. The rest stay
-# shut: Pillow starts Ghostscript for EPS, and each format more is a parser more to attack.
+# Formats of photographs, by Pillow's name, with the extension that their files get. Other formats
+# are refused: Pillow starts Ghostscript for EPS, and every further parser could be attacked.
 EXTENSIONS = {
     "JPEG": "jpg",
     "PNG": "png",
@@ -29,20 +29,22 @@ EXTENSIONS = {
 }
 _ORIENTATION = 0x0112  # EXIF tag
 _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0106, 0x0153  # TIFF tags
-_STRIP = 2**22  # pixels worked on at a time: of 50 million, each more copy would be 150 MB
-_WIDE = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}  # modes Pillow cuts off at 255
+_STRIP = 2**22  # pixels converted at a time; one more copy of 50 million would take 150 MB
+_WIDE = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}  # modes whose values Pillow clips at 255
+_LONGEST_REASON = 200  # characters of Pillow's own message
 
 
 def decode_image(data: bytes, settings: ImageSettings) -> Pixels:
     """Decode an image file to uint8 [H, W, 3], RGB, upright, contiguous and writable.
 
-    Turned as its EXIF orientation says; transparency over white; of an animation the first frame;
-    16-bit samples by their high byte; integers and floats without a fixed range from their
-    smallest to their largest value. Colour profiles are not applied.
+    The image is turned as its EXIF orientation says, and transparency is drawn over white. Of an
+    animation the first frame is decoded. 16-bit samples keep their high byte; integers and floats
+    without a fixed range are stretched from their smallest to their largest value. Colour profiles
+    are not applied.
 
     Raises:
-        ImageError: not an image, of a format that is not read, damaged, cut off, or over
-            ``max_bytes`` or ``max_pixels``.
+        ImageError: the file is not an image, has an unsupported format, is damaged or cut off, or
+            is over ``max_bytes`` or ``max_pixels``.
     """
     if len(data) > settings.max_bytes:
         raise ImageError(
@@ -59,7 +61,7 @@ def decode_image(data: bytes, settings: ImageSettings) -> Pixels:
         orientation = _orientation(image)
         try:
             pixels = _rgb(image)
-        except Exception as error:  # Pillow's readers raise whatever damaged bytes lead them to
+        except Exception as error:  # On damaged bytes Pillow raises many kinds of errors.
             raise ImageError(
                 f"The image is damaged or cut off ({_reason(error)}); upload the file again."
             ) from error
@@ -69,7 +71,7 @@ def decode_image(data: bytes, settings: ImageSettings) -> Pixels:
 def image_extension(data: bytes) -> str:
     """The extension, without a dot, that fits the image's format. Raises ImageError."""
     with _open(data) as image:
-        # MPO is what Pillow calls a JPEG with further pictures behind it
+        # MPO is Pillow's name for a JPEG that is followed by further pictures.
         return EXTENSIONS["JPEG" if image.format in (None, "MPO") else image.format]
 
 
@@ -90,11 +92,11 @@ def _open(data: bytes) -> Pillow.Image:
 
 
 def _orientation(image: Pillow.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none or it makes no sense.
+    """The EXIF orientation, 1 to 8; 1 if there is none or it is not valid.
 
-    What counts is what the annotator sees and clicks on. Chromium turns by the EXIF block of JPEG,
-    PNG and AVIF; not by that of WebP, nor by XMP, which Pillow's ``getexif`` would believe too.
-    (Of a TIFF, which no browser shows, Pillow turns the pixels itself.)
+    The image must look as the annotator sees it. Chromium turns an image by the EXIF block of JPEG,
+    PNG and AVIF, but not by that of WebP and not by XMP, which Pillow's ``getexif`` would use too.
+    (No browser shows TIFF. Pillow turns its pixels itself.)
     """
     block = image.info.get("exif")
     if not isinstance(block, bytes) or image.format in ("TIFF", "WEBP"):
@@ -103,13 +105,13 @@ def _orientation(image: Pillow.Image) -> int:
     try:
         exif.load(block)
         value = exif.get(_ORIENTATION, 1)
-    except Exception:  # a damaged EXIF block is no reason to refuse the picture
+    except Exception:  # The picture itself may be fine.
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _rgb(image: Pillow.Image) -> Pixels:
-    image.load()  # which turns a TIFF
+    image.load()  # This also turns a TIFF.
     width, height = image.size
     pixels = np.empty((height, width, 3), np.uint8)
     if image.mode in _WIDE:
@@ -122,9 +124,9 @@ def _rgb(image: Pillow.Image) -> Pixels:
 
 
 def _opaque(image: Pillow.Image) -> Pillow.Image:
-    """The image over white, where any of it is transparent."""
+    """The image, drawn over white if any of it is transparent."""
     if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
-        if image.mode in ("La", "RGBa"):  # colours already multiplied by alpha
+        if image.mode in ("La", "RGBa"):  # Colours are already multiplied by alpha.
             image = image.convert("LA" if image.mode == "La" else "RGBA")
         white = Pillow.new("RGBA", image.size, (255, 255, 255, 255))
         image = Pillow.alpha_composite(white, image.convert("RGBA"))
@@ -132,23 +134,23 @@ def _opaque(image: Pillow.Image) -> Pillow.Image:
 
 
 def _samples(image: Pillow.Image) -> tuple[npt.NDArray[np.generic], int | None, bool]:
-    """Grey samples [H, W] of 16 or 32 bits, which of them is transparent, and whether 0 is white.
+    """Grey samples [H, W] of 16 or 32 bits, which value is transparent, and whether 0 is white.
 
-    What Pillow does for 8 bits and leaves to us for more.
+    Pillow handles transparent values and white zeros itself for 8 bits, but not for more.
     """
     samples: npt.NDArray[np.generic] = np.asarray(image)
     clear = image.info.get("transparency") if image.mode.startswith("I;16") else None
     if not isinstance(image, TiffImageFile):
         return samples, clear, False
     if image.mode == "I" and image.tag_v2.get(_SAMPLE_FORMAT, (1,))[0] == 1:
-        samples = samples.view(np.uint32)  # Pillow reads them into signed integers
+        samples = samples.view(np.uint32)  # Pillow reads unsigned samples as signed.
     return samples, clear, image.tag_v2.get(_PHOTOMETRIC) == 0
 
 
 def _fill_grey(
     pixels: Pixels, samples: npt.NDArray[np.generic], clear: int | None, inverted: bool
 ) -> None:
-    """Grey samples [H, W] of 16 or 32 bits, as all channels of uint8 [H, W, 3]."""
+    """Write grey samples [H, W] of 16 or 32 bits to all channels of ``pixels``, uint8 [H, W, 3]."""
     strips = list(_strips(*samples.shape))
     if samples.dtype.itemsize == 2:
         for rows in strips:
@@ -177,15 +179,15 @@ def _strips(height: int, width: int) -> Iterator[slice]:
 
 
 def _turn(pixels: Pixels, orientation: int) -> Pixels:
-    """Undo an EXIF orientation. From 5 on, rows and columns change places."""
+    """Undo an EXIF orientation. From 5 on, rows and columns are swapped."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
-    if orientation in (3, 4, 7, 8):  # the first row is at the bottom
+    if orientation in (3, 4, 7, 8):  # The first row is at the bottom.
         pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):  # the first column is at the right
+    if orientation in (2, 3, 6, 7):  # The first column is at the right.
         pixels = pixels[:, ::-1]
     return pixels
 
 
 def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+    return (str(error) or type(error).__name__).splitlines()[0][:_LONGEST_REASON]

@@ -1,4 +1,4 @@
-"""GET requests that end in time, and only where they were meant to lead."""
+"""GET requests that end before a deadline and connect only to addresses that are allowed."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ import httpx
 
 from pipeline.errors import ImageSourceError
 
-# httpx itself would do but for two things: it waits anew for each piece of a reply, so a server
-# that drips never ends, and it connects to whatever a name stands for at that moment.
+# httpx alone is not enough, for two reasons. Its timeout starts again with each piece of a reply,
+# so a server that sends slowly could keep a request open for ever. And it connects to whatever
+# address a name resolves to at that moment.
+
+KEEPALIVE_SECONDS = 5.0  # for which an idle connection stays open
 
 
 class GuardedHttp:
     """Sends requests over connections that it keeps open for a while. Threads may share one.
 
-    A proxy that the environment names (``HTTPS_PROXY`` and the like) is used; what a name stands
-    for is then for the proxy to judge.
+    A proxy that the environment names (``HTTPS_PROXY`` and the like) is used. The proxy then
+    resolves the names, and its rules decide which addresses are allowed.
 
     Args:
-        allow_private: whether a name may stand for an address of a private network.
+        allow_private: whether a name may resolve to an address of a private network.
     """
 
     def __init__(self, *, allow_private: bool) -> None:
@@ -38,7 +41,7 @@ class GuardedHttp:
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Close the connections kept open."""
+        """Close the connections that are kept open."""
         for pool in self._pools.values():
             pool.close()
 
@@ -49,13 +52,13 @@ class GuardedHttp:
         """The reply to ``GET url``; its body comes as the server sends it, and is not yet read.
 
         Args:
-            deadline: by ``time.monotonic``, when all must be over, the reading included.
-            anywhere: whether the host may be in any network, for it is of the settings.
+            deadline: time of ``time.monotonic`` by which all must be done, the reading included.
+            anywhere: whether the host may be in any network, because the settings name it.
 
         Raises:
             httpcore.TimeoutException: the deadline passed.
-            httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError: no reply.
-            ImageSourceError: the host's name stands for an address that it may not stand for.
+            httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError: there is no reply.
+            ImageSourceError: the host's name resolves to an address that is not allowed.
         """
         proxy = urllib.request.getproxies().get(url.scheme, "")
         if urllib.request.proxy_bypass(url.host) or not proxy.startswith(("http://", "https://")):
@@ -69,13 +72,13 @@ class GuardedHttp:
             yield response
 
     def _pool(self, scheme: str, proxy: str) -> httpcore.ConnectionPool:
-        """Made when first needed: reading the certificates for https takes its time."""
+        """A pool, made when first needed because reading the certificates for https takes time."""
         with self._lock:
             if (scheme, proxy) not in self._pools:
                 options: dict[str, Any] = {
                     "network_backend": self._network,
                     "max_connections": None,
-                    "keepalive_expiry": 5.0,
+                    "keepalive_expiry": KEEPALIVE_SECONDS,
                 }
                 if scheme == "https":
                     options["ssl_context"] = httpx.create_ssl_context()
@@ -87,7 +90,7 @@ class GuardedHttp:
 
 
 class _Rules(threading.local):
-    """What holds for the request that a thread makes."""
+    """The rules for the request that the current thread makes."""
 
     deadline = 0.0
     anywhere = False
@@ -96,12 +99,12 @@ class _Rules(threading.local):
         """Seconds until the deadline. Raises httpcore.ReadTimeout when none are left."""
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise httpcore.ReadTimeout("The time is over.")
+            raise httpcore.ReadTimeout("The time limit has passed.")
         return left
 
 
 class _Network(httpcore.NetworkBackend):
-    """Connects to the address that was checked, so that no second look-up can differ."""
+    """Connects to the address that was checked; a second look-up could give another one."""
 
     def __init__(self, rules: _Rules, allow_private: bool) -> None:
         self._rules = rules
@@ -119,7 +122,7 @@ class _Network(httpcore.NetworkBackend):
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            raise httpcore.ConnectError(f"{host} stands for no address") from error
+            raise httpcore.ConnectError(f"{host} has no address") from error
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         for address in addresses:
             self._check(host, address)
@@ -132,29 +135,30 @@ class _Network(httpcore.NetworkBackend):
             except httpcore.ConnectError:
                 if number == len(addresses):
                     raise
-        raise httpcore.ConnectError(f"{host} stands for no address")
+        raise httpcore.ConnectError(f"{host} has no address")
 
     def _check(self, host: str, address: str) -> None:
-        """Raises ImageSourceError unless ``host`` may stand for ``address``."""
+        """Raises ImageSourceError unless ``host`` may resolve to ``address``."""
         if self._rules.anywhere or host in (address, "localhost"):
             return
         found = ipaddress.ip_address(address.partition("%")[0])
         if isinstance(found, ipaddress.IPv6Address):
             found = found.ipv4_mapped or found
-        # Link-local holds the clouds' servers of passwords: nobody keeps pictures there.
+        # Link-local addresses are never allowed: they hold no pictures, but clouds keep
+        # credentials there.
         if found.is_global or (
             self._allow_private and found.is_private and not found.is_link_local
         ):
             return
         raise ImageSourceError(
-            f"The host {host} stands for {found}, an address of a private network; set "
-            "images.allow_private if your own network keeps images, else take the host off "
+            f"The host {host} resolves to {found}, an address of a private network; set "
+            "images.allow_private if your own network holds images, else remove the host from "
             "images.allowed_hosts."
         )
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection on which each wait is for what is left of the whole time."""
+    """A connection on which each operation may take only the time left until the deadline."""
 
     def __init__(self, stream: httpcore.NetworkStream, rules: _Rules) -> None:
         self._stream = stream

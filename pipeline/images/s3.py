@@ -1,7 +1,7 @@
-"""The http(s) address behind an ``s3://bucket/key`` address, signed so that it may be read.
+"""Turns an ``s3://bucket/key`` address into a signed http(s) address, which may be read.
 
-What is signed is an ordinary address, so images in buckets come the way that all others come,
-with the same limits.
+A signed address is an ordinary one, so images in buckets are fetched in the same way and with the
+same limits as all others.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pipeline.errors import ImageSourceError
 from pipeline.settings import ImageSettings
 
 S3 = "s3://"
+DEFAULT_REGION = "us-east-1"
+EXTRA_SECONDS = 60  # for which a signature is valid after the limit for fetching an image
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
@@ -28,19 +30,19 @@ class Buckets:
         self._lock = threading.Lock()
 
     def signed(self, url: str, name: str) -> httpx.URL:
-        """The address to read ``s3://bucket/key`` at. The key is taken as it stands.
+        """The signed address of ``s3://bucket/key``. The key is used unchanged.
 
         Args:
-            name: what to call the image in errors.
+            name: the image's name in errors.
 
         Raises:
-            ImageSourceError: the bucket is not allowed, there is no such key, or nothing to sign
-                with can be had.
+            ImageSourceError: the address names no file, the bucket is not allowed, or the address
+                cannot be signed.
         """
         from botocore.exceptions import BotoCoreError, ClientError
 
         bucket, _, key = url[len(S3) :].partition("/")
-        # A server may take ".." for the folder above, and the folder above a bucket holds others.
+        # A server may take ".." for the folder above, which at the top holds the other buckets.
         climbs = any(part in (".", "..") for part in re.split(r"[/\\]", key))
         if not _BUCKET.fullmatch(bucket) or not key or climbs:
             raise ImageSourceError(
@@ -56,7 +58,7 @@ class Buckets:
             signed = self._client().generate_presigned_url(
                 "get_object",
                 Params={"Bucket": bucket, "Key": key},
-                ExpiresIn=int(self._settings.timeout_seconds) + 60,
+                ExpiresIn=int(self._settings.timeout_seconds) + EXTRA_SECONDS,
             )
             return httpx.URL(signed)
         except (BotoCoreError, ClientError, ValueError, httpx.InvalidURL) as error:
@@ -66,7 +68,7 @@ class Buckets:
             ) from error
 
     def _client(self) -> Any:
-        """Made once, when first needed: it may ask the machine it runs on for its role."""
+        """The client, made when first needed because it may ask this machine for its role."""
         import botocore
         from botocore.config import Config
         from botocore.session import Session
@@ -76,14 +78,14 @@ class Buckets:
                 given, session = self._settings, Session()
                 if given.s3_key:
                     session.set_credentials(given.s3_key, given.s3_secret.get_secret_value())
-                # Without credentials a bucket that anyone may read is still to be had.
+                # Without credentials, a bucket that anyone may read can still be read.
                 signing = "s3v4" if session.get_credentials() else botocore.UNSIGNED
                 self._made = session.create_client(
                     "s3",
                     endpoint_url=given.s3_endpoint or None,
                     region_name=given.s3_region
                     or session.get_config_variable("region")
-                    or "us-east-1",
+                    or DEFAULT_REGION,
                     config=Config(signature_version=signing),
                 )
             return self._made

@@ -1,7 +1,7 @@
-"""Fetches the image a task points at, from the few places that tasks may point at.
+"""Fetches the image that a task points at, from the few places that tasks may point at.
 
-Whoever can create tasks chooses these addresses, and we hold Label Studio's token and sit inside
-its network: so every address, each redirect included, must be one that was allowed beforehand.
+Everybody who can create tasks chooses such addresses, and we hold Label Studio's token and are
+inside its network. So every address, including each redirect, must be allowed beforehand.
 """
 
 from __future__ import annotations
@@ -25,13 +25,17 @@ from pipeline.images.s3 import S3, Buckets
 from pipeline.settings import Settings
 
 LOCAL_FILES = "/data/local-files/"
-# What Label Studio serves files under. Its API, with our token, is no place for an image.
+# Paths under which Label Studio serves files. Its API, which our token opens, must not be read as
+# an image.
 _FILE_PATHS = re.compile(
     r"/(data|storage-data|static)/.+|/(tasks|projects)/[0-9]+/(presign|resolve)/"
 )
 _REDIRECTS = 5
 _REDIRECT_CODES = (301, 302, 303, 307, 308)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_MOST_DECODINGS = 4  # times that a server may decode an escaped path
+_LONGEST_NAME = 120  # characters of an address in a message
+_LONGEST_REASON = 200  # characters of another library's message
 
 Auth = Callable[[], Mapping[str, str]]
 
@@ -40,8 +44,8 @@ class ImageSource:
     """Reads image files by the value of a task's image field. Threads may share one.
 
     Args:
-        auth: gives the headers that Label Studio asks for; called for each request to it, and
-            sent to nobody else.
+        auth: gives the headers that Label Studio asks for. It is called for each request to Label
+            Studio, and the headers are sent to no other server.
     """
 
     def __init__(self, settings: Settings, auth: Auth) -> None:
@@ -63,25 +67,24 @@ class ImageSource:
         self.close()
 
     def close(self) -> None:
-        """Close the connections kept open."""
+        """Close the connections that are kept open."""
         self._http.close()
 
     def fetch(self, url: str) -> bytes:
         """The bytes behind ``url``, at most ``images.max_bytes`` of them.
 
-        A path means a file of Label Studio's; one under ``/data/local-files/`` is read from
-        ``images.files_root`` where that is set. An http(s) address must be Label Studio's or
-        that of one of ``images.allowed_hosts``, an ``s3://bucket/name`` in one of
-        ``images.s3_buckets``.
+        A path means a file of Label Studio; a path under ``/data/local-files/`` is read from
+        ``images.files_root`` if that is set. An http(s) address must be on Label Studio or on one
+        of ``images.allowed_hosts``, and an ``s3://bucket/name`` in one of ``images.s3_buckets``.
 
         Raises:
-            ImageSourceError: the address is not allowed, or there is nothing to be had from it.
+            ImageSourceError: the address is not allowed, or no image can be read from it.
         """
         url = url.strip()
         if url.startswith(LOCAL_FILES) and self._limits.files_root is not None:
             return self._read_local(url, self._limits.files_root)
         if url[: len(S3)].lower() == S3:
-            # The bucket was allowed and the server is of the settings; a redirect is neither.
+            # The settings allow the bucket and name its server. Neither is true of a redirect.
             return self._download(self._buckets.signed(url, _short(url)), ours=True, name=url)
         return self._download(self._absolute(url))
 
@@ -95,18 +98,18 @@ class ImageSource:
             )
         try:
             root = root.resolve(strict=True)
-            path = (root / names[0]).resolve()  # follows links, so what counts is where it ends
+            path = (root / names[0]).resolve()  # Links are followed, so their end is checked.
             if not path.is_relative_to(root):
                 raise ImageSourceError(
                     f"{_short(url)} leads out of images.files_root; move the file into that folder."
                 )
-            # Not to wait for ever for a pipe's other end, nor to be led away by a late link.
+            # The flags avoid waiting for ever on a pipe, and following a link made since the check.
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
             with os.fdopen(handle, "rb") as file:
                 if not stat.S_ISREG(os.fstat(handle).st_mode):
                     raise ImageSourceError(f"{_short(url)} is no file; point the task at a file.")
                 data = file.read(self._limits.max_bytes + 1)
-        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        except (OSError, ValueError) as error:  # ValueError: the name has a zero byte.
             reason = getattr(error, "strerror", None) or "not a file name"
             raise ImageSourceError(
                 f"{_short(url)} cannot be read ({reason}); check that it lies in "
@@ -138,8 +141,8 @@ class ImageSource:
         """The bytes behind ``url``.
 
         Args:
-            ours: the address is one we made, so its host is not looked up among the allowed.
-            name: what to call the image in errors until it is redirected; its address otherwise.
+            ours: whether we made the address, so that its host need not be allowed.
+            name: the image's name in errors before any redirect; empty: its address.
         """
         deadline = time.monotonic() + self._limits.timeout_seconds
         try:
@@ -148,7 +151,7 @@ class ImageSource:
                 at_home = _origin(url) == _origin(self._label_studio)
                 with self._http.get(
                     url,
-                    # Files come as they are: a compressed reply could grow a thousandfold.
+                    # Ask for uncompressed files: a compressed one could grow a thousandfold.
                     {"Accept-Encoding": "identity", "User-Agent": "maskloop", **headers},
                     deadline=deadline,
                     anywhere=ours or at_home,
@@ -171,8 +174,8 @@ class ImageSource:
         ) as error:
             raise ImageSourceError(
                 f"The image {_short(name or url)} cannot be fetched "
-                f"({str(error)[:200] or type(error).__name__}); check that its server runs and can "
-                "be reached from here."
+                f"({str(error)[:_LONGEST_REASON] or type(error).__name__}); check that its server "
+                "runs and can be reached from here."
             ) from error
         raise ImageSourceError(
             f"The image {_short(url)} is redirected more than {_REDIRECTS} times; "
@@ -180,7 +183,7 @@ class ImageSource:
         )
 
     def _headers(self, url: httpx.URL) -> dict[str, str]:
-        """The headers for a request to ``url``, when it is allowed."""
+        """The headers for a request to ``url``. Raises ImageSourceError if it is not allowed."""
         if url.scheme not in _DEFAULT_PORTS or not url.host or url.userinfo:
             raise ImageSourceError(
                 f"The image {_short(url)} cannot be fetched; "
@@ -192,7 +195,7 @@ class ImageSource:
             if not _FILE_PATHS.fullmatch(path) or _climbs(url):
                 raise ImageSourceError(
                     f"{_short(url)} is not among the files Label Studio serves; if it is a login "
-                    "page, check label_studio.token, else mend the task's address."
+                    "page, check label_studio.token, else correct the task's address."
                 )
             return dict(self._auth())
         host, port = url.host.lower(), url.port or _DEFAULT_PORTS[url.scheme]
@@ -216,8 +219,8 @@ class ImageSource:
         coding = _header(response, "content-encoding")
         if coding not in ("", "identity"):
             raise ImageSourceError(
-                f"The image {_short(name)} comes packed ({coding[:20]!r}), though it was asked for "
-                "as it is; switch that off in its server."
+                f"The image {_short(name)} comes packed ({coding[:20]!r}), although maskloop asked "
+                "for an uncompressed file; switch compression off in its server."
             )
         length = _header(response, "content-length")
         self._check_size(int(length) if length.isdecimal() else 0, name)
@@ -240,9 +243,9 @@ def _origin(url: httpx.URL) -> tuple[str, str, int]:
 
 
 def _climbs(url: httpx.URL) -> bool:
-    """Whether any reading of ``url`` holds a ``..``; a server may decode more often than we do."""
+    """Whether ``url`` has a ``..`` once it is decoded; a server may decode it several times."""
     text = url.raw_path.decode("ascii", "replace")
-    for _ in range(4):
+    for _ in range(_MOST_DECODINGS):
         if ".." in re.split(r"[/\\?=&]", text):
             return True
         text = unquote(text)
@@ -271,8 +274,8 @@ def _header(response: httpcore.Response, name: str) -> str:
 
 
 def _short(url: httpx.URL | str) -> str:
-    """Fit for a message: the query may hold a signature, and a task may hold anything."""
+    """An address for a message, without its query, which may hold a signature, and shortened."""
     text = str(url)
     shown = text if text.startswith(LOCAL_FILES) else text.partition("?")[0]
     shown = re.sub(r"//[^/@]*@", "//", shown)
-    return repr(shown if len(shown) <= 120 else f"{shown[:117]}...")
+    return repr(shown if len(shown) <= _LONGEST_NAME else f"{shown[: _LONGEST_NAME - 3]}...")

@@ -1,4 +1,4 @@
-"""What a project's labelling config offers maskloop, read with label-studio-sdk."""
+"""Reads, with label-studio-sdk, what a project's labelling config offers maskloop."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pipeline.labelstudio.template import OUTPUT_TAGS, Output
 MAX_CONFIG_CHARACTERS = 1_000_000
 
 
-# Tags that masks may be answered in, the ones that hold every mask exactly first.
+# Tags that can carry masks. Tags that hold every mask exactly come first in PREFERRED.
 OUTPUTS: dict[str, Output] = {tag: output for output, tag in OUTPUT_TAGS.items()}
 PREFERRED = ("BrushLabels", "BitMaskLabels", "PolygonLabels", "VectorLabels")
 
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """A label whose regions, drawn by hand, are prompts and no masks: its ``model_hint``."""
+    """A label with ``model_hint``: regions drawn by hand with it are prompts and not masks."""
 
     tag: str
     label: str
@@ -33,17 +33,17 @@ class LabelConfig:
     """Names in a labelling config.
 
     Attributes:
-        image_tag: the <Image>.
-        image_field: of a task's data, with the image's address.
-        output_tag: the tag whose regions the masks are.
-        output: what kind of regions these are.
-        labels: those masks may carry, in the config's order.
+        image_tag: the <Image> tag.
+        image_field: the field of a task's data with the image's address.
+        output_tag: the tag whose regions are the masks.
+        output: the kind of these regions.
+        labels: the labels that masks may have, in the config's order.
         click_tag, box_tag, text_tag: the smart tools; None: there is none.
-        waiting_labels: labels of the click tag with ``model_waits="true"``: such a click waits
-            until Label Studio has saved what was drawn.
+        waiting_labels: labels of the click tag with ``model_waits="true"``. A click with one of
+            them waits until Label Studio has saved what was drawn.
         hints: labels that mark a drawing as a prompt.
-        notice_tag, notice_on: the read-only <TextArea> with ``model_notice="true"``, and what it
-            belongs to; None: there is none.
+        notice_tag, notice_on: the read-only <TextArea> with ``model_notice="true"``, and the tag
+            that it belongs to; None: there is none.
     """
 
     image_tag: str
@@ -61,11 +61,11 @@ class LabelConfig:
 
     @property
     def hint_tags(self) -> frozenset[str]:
-        """The tags of hints: masks are never drawn with these, whatever their labels are now."""
+        """The tags of hints. Their regions are never masks, even if the labels have changed."""
         return frozenset(hint.tag for hint in self.hints)
 
     def hint(self, tag: Any, label: str | None) -> Hint | None:
-        """The hint that regions of a tag with a label are, None when they are none."""
+        """The hint for regions of a tag with a label; None if these are not hints."""
         found = (hint for hint in self.hints if hint.tag == tag)
         return next((hint for hint in found if hint.label == label), None)
 
@@ -85,8 +85,10 @@ def read_label_config(xml: str) -> LabelConfig:
 
 
 def labels_in(xml: str) -> tuple[str, ...]:
-    """Every label of a labelling config's tags, in its order, without hints; none where it is no
-    config."""
+    """Every label of a labelling config's tags, in its order, without hints and waiting labels.
+
+    It is empty if the text is not a labelling config.
+    """
     try:
         controls, _ = _parse(xml)
     except LabelConfigError:
@@ -123,7 +125,7 @@ def _read(xml: str) -> LabelConfig:
     texts = [tag for tag in controls if tag.tag == "TextArea" and tag.to_name[0] in images]
     texts = [tag for tag in texts if _is(tag, "smart")]
     asked = {label for tag in (*clicks[:1], *boxes[:1]) for label in tag.labels}
-    # Of several, the masks' is the one that knows the prompts' labels and is no smart tool.
+    # Of several tags, the one for masks has the prompts' labels and is not a smart tool.
     output = max(
         outputs,
         key=lambda tag: (
@@ -176,7 +178,8 @@ def _hints(tag: Any) -> list[Hint]:
     """The labels of a tag that carry ``model_hint``.
 
     Raises:
-        LabelConfigError: with another value than positive and negative, or beside labels without.
+        LabelConfigError: a value is neither "positive" nor "negative", or only some labels of the
+            tag have one.
     """
     found = []
     for name in tag.labels or ():
@@ -201,10 +204,10 @@ def _parse(xml: str) -> tuple[list[Any], dict[str, Any]]:
     try:
         interface = LabelInterface(xml)
         return list(interface.controls), {tag.name: tag for tag in interface.objects}
-    except Exception as error:  # the SDK raises what its XML, schema and tag code happen to raise
+    except Exception as error:  # The SDK's XML, schema and tag code raises many kinds.
         raise LabelConfigError(
             f"The labelling config cannot be read ({type(error).__name__}); "
-            "mend it in the project's settings."
+            "correct it in the project's settings."
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Make a Label Studio project ask our backend and tell us what happens: ``maskloop connect``."""
+"""Connects a Label Studio project with our backend and its webhook: ``maskloop connect``."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from label_studio_sdk.label_interface.interface import LabelInterface
 
 from pipeline.errors import LabelConfigError, LabelStudioError
-from pipeline.labelstudio.client import Json, LabelStudio
-from pipeline.labelstudio.config import LabelConfig, labels_in, read_label_config
-from pipeline.labelstudio.template import Output, write_label_config
+from pipeline.labelstudio.advice import advise
+from pipeline.labelstudio.client import LabelStudio
+from pipeline.labelstudio.config import labels_in, read_label_config
+from pipeline.labelstudio.projects import find_project
+from pipeline.labelstudio.template import DEFAULT_LABELS, Output, write_label_config
+from pipeline.labelstudio.types import BackendJson, ProjectJson, WebhookJson
 from pipeline.settings import BackendSettings, Settings
 
 log = logging.getLogger(__name__)
 
 TITLE = "maskloop"
-SECONDS = 5  # for the backend to say that it has notices
-LABELS = ("Object", "Other")  # of a project that has none
-CONNECTED = "CO"
-# What pipeline.sync.webhooks works on; the backend keeps these and lets the others go.
+SECONDS = 5  # in which the backend must answer whether it has notices
+CONNECTED = "CO"  # state of a backend that Label Studio can use
+# The actions that pipeline.sync.webhooks handles. The backend keeps these and ignores all others.
 WEBHOOK_ACTIONS = (
     "ANNOTATION_CREATED",
     "ANNOTATIONS_CREATED",
@@ -35,7 +36,7 @@ WEBHOOK_ACTIONS = (
 
 @dataclass(frozen=True)
 class ConnectReport:
-    """How the project stands now. ``changed`` says what this call did: empty when all was well."""
+    """The state of the project now. ``changed`` says what this call changed, if anything."""
 
     project_id: int
     project_title: str
@@ -44,12 +45,12 @@ class ConnectReport:
     webhook_id: int
     labels: tuple[str, ...]
     changed: tuple[str, ...]
-    advice: tuple[str, ...]  # what works but could work better
+    advice: tuple[str, ...]  # about what works but could work better
 
 
 @dataclass(frozen=True)
 class Template:
-    """A labelling config to write. Without ``labels`` it keeps those the project has."""
+    """A labelling config to write. Without ``labels``, the project's own labels are kept."""
 
     labels: tuple[str, ...] = ()
     output: Output = "brush"
@@ -59,7 +60,7 @@ class Template:
 def connect(
     client: LabelStudio, settings: Settings, project_id: int, template: Template | None = None
 ) -> ConnectReport:
-    """Attach the backend and its webhook to a project; do it again to repair either.
+    """Attach the backend and its webhook to a project; call it again to repair either.
 
     Args:
         template: replaces the project's labelling config.
@@ -69,12 +70,7 @@ def connect(
         LabelStudioError: the project is missing, the backend is out of Label Studio's reach or
             refused by it, or Label Studio refuses the change.
     """
-    project = client.project(project_id)
-    if project is None:
-        raise LabelStudioError(
-            f"Label Studio at {client.url} has no project {project_id}; "
-            "look the number up in the address of its page."
-        )
+    project = find_project(client, project_id)
     changed: list[str] = []
     if template is not None:
         project = _write_config(client, settings, project, template, changed)
@@ -82,8 +78,8 @@ def connect(
         config = read_label_config(project["label_config"])
     except LabelConfigError as error:
         raise LabelConfigError(
-            f"{error} Or have `maskloop connect --project {project_id} --template` write one that "
-            "has all it takes in its place."
+            f"{error} Or run `maskloop connect --project {project_id} --template`, which replaces "
+            "the labelling config with a complete one."
         ) from None
     backend = _attach_backend(client, settings.backend, project_id, changed)
     webhook = _attach_webhook(client, settings.backend, project_id, changed)
@@ -104,11 +100,11 @@ def connect(
 def _write_config(
     client: LabelStudio,
     settings: Settings,
-    project: Json,
+    project: ProjectJson,
     template: Template,
     changed: list[str],
-) -> Json:
-    labels = template.labels or labels_in(str(project["label_config"])) or LABELS
+) -> ProjectJson:
+    labels = template.labels or labels_in(str(project["label_config"])) or DEFAULT_LABELS
     live = f"{settings.browser_url}/notice?project={project['id']}"
     live = live if settings.browser_url and _answers(live) else ""
     xml = write_label_config(labels, template.output, text=template.text, live=live)
@@ -119,7 +115,7 @@ def _write_config(
 
 
 def _answers(url: str) -> bool:
-    """Whether there are notices: label-studio-ml has no such route."""
+    """Whether the backend has notices; label-studio-ml has no such route."""
     try:
         return httpx.get(url, timeout=SECONDS, trust_env=False).status_code == httpx.codes.OK
     except (httpx.HTTPError, httpx.InvalidURL):
@@ -137,7 +133,7 @@ def basic_auth_header(settings: BackendSettings) -> dict[str, str]:
 
 def _attach_backend(
     client: LabelStudio, settings: BackendSettings, project_id: int, changed: list[str]
-) -> Json:
+) -> BackendJson:
     url = settings.url.rstrip("/")
     password = settings.password.get_secret_value()
     wanted: dict[str, Any] = {
@@ -150,7 +146,7 @@ def _attach_backend(
     if password:
         wanted |= {"basic_auth_user": settings.user, "basic_auth_pass": password}
     rows = [row for row in client.backends(project_id) if row["url"].rstrip("/") == url]
-    for double in rows[1:]:  # left by an attempt that was refused half way
+    for double in rows[1:]:  # An attempt that was refused half way left it.
         client.delete_backend(double["id"])
         changed.append(f"removed a second row of the backend {url}")
     ours = rows[0] if rows else None
@@ -158,7 +154,7 @@ def _attach_backend(
         backend = client.add_backend(**wanted)
         changed.append(f"attached the backend {url}")
     else:
-        # Label Studio never shows the password, so whether it is still right takes a try.
+        # Label Studio never shows the password, so this sets it again in any case.
         backend = client.update_backend(ours["id"], **wanted)
         if any(ours.get(name) != backend.get(name) for name in (*wanted, "state")):
             changed.append(f"repaired the backend {url}")
@@ -174,7 +170,7 @@ def _attach_backend(
 
 def _attach_webhook(
     client: LabelStudio, settings: BackendSettings, project_id: int, changed: list[str]
-) -> Json:
+) -> WebhookJson:
     url = f"{settings.url.rstrip('/')}/webhook"
     wanted: dict[str, Any] = {
         "url": url,
@@ -185,7 +181,7 @@ def _attach_webhook(
         "is_active": True,
     }
     rows = [row for row in client.webhooks(project_id) if row["url"] == url]
-    for double in rows[1:]:  # each would deliver every event once more
+    for double in rows[1:]:  # Each would deliver every event once more.
         client.delete_webhook(double["id"])
         changed.append(f"removed a second webhook to {url}")
     if not rows:
@@ -197,76 +193,3 @@ def _attach_webhook(
         return ours
     changed.append(f"set up the webhook to {url} with its credentials and actions")
     return client.update_webhook(ours["id"], **wanted)
-
-
-def advise(project_id: int, xml: str, config: LabelConfig) -> tuple[str, ...]:
-    """What annotators would miss with a labelling config that can be read, with the remedies."""
-    advice = labels_apart(xml, config)
-    if config.click_tag is None:
-        advice.append(
-            'The labelling config has no smart <KeyPointLabels>; add one with smart="true" '
-            'smartOnly="true" so that a click asks the model.'
-        )
-    if config.box_tag is None:
-        advice.append(
-            'The labelling config has no smart <RectangleLabels>; add one with smart="true" '
-            'smartOnly="true" so that a box asks the model.'
-        )
-    if "smartOnly" not in xml:
-        advice.append(
-            'No tag of the labelling config has smartOnly="true", so a label\'s digit picks a '
-            "tool that asks no model; add it to the smart tags."
-        )
-    lacking = []
-    if config.notice_tag is None:
-        lacking.append("no place to tell annotators what goes wrong")
-    if not (config.hints and config.waiting_labels):
-        lacking.append("no tools to draw hints for the model")
-    if lacking:
-        advice.append(
-            f"The labelling config has {' and '.join(lacking)}; `maskloop connect --project "
-            f"{project_id} --template` puts one that has in its place."
-        )
-    return tuple(advice)
-
-
-def labels_apart(xml: str, config: LabelConfig) -> list[str]:
-    """Masks nobody gets, though every tag is there: labels that differ, and paths left open.
-
-    A label of a smart tool that no mask can carry is no fault by itself: it takes away.
-    """
-    tags = {str(tag.name): tag for tag in LabelInterface(xml).controls}
-    masks = tags[config.output_tag]
-    alike = {_letters(label): label for label in config.labels}
-    said = []
-    for name in (config.click_tag, config.box_tag):
-        labels = [] if name is None else list(tags[name].labels)
-        labels = [label for label in labels if label not in config.waiting_labels]
-        foreign = [label for label in labels if label not in config.labels]
-        meant = [(each, alike[_letters(each)]) for each in foreign if _letters(each) in alike]
-        if meant:
-            pairs = " and ".join(f"{each!r} for {mask!r}" for each, mask in meant)
-            said.append(
-                f"{as_tag(tags[str(name)])} says {pairs}, which are other labels than those of "
-                f"{as_tag(masks)}, so what is asked with them gets no mask; write them alike."
-            )
-        elif labels and len(foreign) == len(labels):
-            said.append(
-                f"{as_tag(tags[str(name)])} shares no label with {as_tag(masks)}, so all that is "
-                "asked with it gets no mask; give both the same labels."
-            )
-    if config.output == "vector" and str(masks.attr.get("closable")).lower() != "true":
-        said.append(
-            f'{as_tag(masks)} has no closable="true", so submitted paths stay open and never count '
-            "as masks; add it to the tag."
-        )
-    return said
-
-
-def _letters(label: str) -> str:
-    return "".join(label.split()).casefold()
-
-
-def as_tag(tag: Any) -> str:
-    """A tag of a labelling config as a sentence names it."""
-    return f'<{tag.tag} name="{tag.name}">'

@@ -1,8 +1,8 @@
-"""The connection to Label Studio: authentication, and each failure in words.
+"""The connection to Label Studio: authentication, and a sentence for each failure.
 
-Answers stay plain JSON: the SDK's typed models describe the Enterprise API, and a brush region is
-megabytes that must pass through untouched. The SDK can renew access tokens too, but only behind
-its own calls, and images are fetched with the header alone.
+Answers stay plain JSON, because the SDK's typed models describe the Enterprise API, and because a
+brush region may be megabytes that must pass through unchanged. The SDK can renew access tokens too,
+but only for its own calls, and fetching images needs the header alone.
 """
 
 from __future__ import annotations
@@ -16,43 +16,49 @@ from typing import Any
 import httpx
 import jwt
 
-from pipeline.errors import LabelStudioError
+from pipeline.errors import LabelStudioError, SettingsError
 from pipeline.settings import LabelStudioSettings
 
 Json = dict[str, Any]
 
-# An access token lives 300 s; renewed this long before its end, so that none dies on the way.
+# An access token is valid for 300 s. It is renewed this long before its end, so that it cannot
+# expire during a request.
 RENEW_BEFORE = timedelta(seconds=30)
+# Parts of Label Studio's own messages.
 BANNED_NETWORK = "reserved network address"
 UNKNOWN_HOST = "Can't resolve hostname"
+LONGEST_DETAIL = 400  # characters of Label Studio's own message
 
 
 class Connection:
     """One account on one Label Studio, and the only place that speaks HTTP to it.
 
-    A legacy token is sent as it is. A personal access token is a JWT that only buys access
-    tokens; one is bought when needed and renewed before it expires.
+    A legacy token is sent as it is. A personal access token is a JWT that is only exchanged for
+    access tokens; one is fetched when needed and renewed before it expires.
+
+    Raises:
+        SettingsError: the settings have no token.
     """
 
     def __init__(self, settings: LabelStudioSettings, *, timeout_seconds: float = 30) -> None:
         self.url = settings.url.rstrip("/")
         self._token = settings.token.get_secret_value()
         if not self._token:
-            raise LabelStudioError(
+            raise SettingsError(
                 "Label Studio needs a token; set label_studio.token to one from its account page."
             )
         self.token_expires = _expiry(self._token)  # of a personal access token
         self._personal = self.token_expires is not None
         self._access: tuple[str, datetime] | None = None
         self._renewing = Lock()
-        # trust_env off: a proxy from the environment must not come between two local services.
+        # trust_env is off: a proxy from the environment must not come between two local services.
         self._http = httpx.Client(timeout=timeout_seconds, trust_env=False, follow_redirects=True)
 
     def close(self) -> None:
         self._http.close()
 
     def auth_header(self) -> dict[str, str]:
-        """The Authorization header of this moment; ask again for each request, tokens expire."""
+        """The current Authorization header. Tokens expire, so ask again for each request."""
         if not self._personal:
             return {"Authorization": f"Token {self._token}"}
         with self._renewing:
@@ -64,15 +70,15 @@ class Connection:
                 self._access = (access, _expiry(access) or datetime.now(UTC))
             return {"Authorization": f"Bearer {self._access[0]}"}
 
-    def find(self, path: str, what: str, **params: Any) -> Json | None:
-        """GET one JSON object; None when there is none. ``what`` names it in a message."""
+    def find(self, path: str, what: str, **params: Any) -> Any:
+        """GET one JSON object; None when it does not exist. ``what`` names it in messages."""
         found = self.call("GET", path, what, params=params, missing_ok=True)
         if found is not None and not isinstance(found, dict):
             raise self._unexpected(what)
         return found
 
-    def object(self, method: str, path: str, what: str, **request: Any) -> Json:
-        """Call and insist on a JSON object as the answer."""
+    def object(self, method: str, path: str, what: str, **request: Any) -> Any:
+        """Call, and raise LabelStudioError if the answer is not a JSON object."""
         answer = self.call(method, path, what, **request)
         if not isinstance(answer, dict):
             raise self._unexpected(what)
@@ -84,7 +90,8 @@ class Connection:
         """Call and return the JSON answered, None for an empty answer.
 
         Raises:
-            LabelStudioError: out of reach, refused, or not JSON; the message ends in a remedy.
+            LabelStudioError: Label Studio is out of reach, refuses the call, or does not answer
+                with JSON.
         """
         return self._send(method, path, what, self.auth_header(), missing_ok=missing_ok, **request)
 
@@ -118,7 +125,7 @@ class Connection:
         reason = str(error) or type(error).__name__
         return LabelStudioError(
             f"Label Studio at {self.url} is out of reach ({reason}); "
-            "start it with `make up`, or mend label_studio.url."
+            "start it with `make up`, or correct label_studio.url."
         )
 
     def _unexpected(self, what: str) -> LabelStudioError:
@@ -137,7 +144,7 @@ class Connection:
         if UNKNOWN_HOST in detail:
             return LabelStudioError(
                 f"Label Studio does not know the host of {what}; set backend.url to an address "
-                "that holds on its machine."
+                "that works on its machine."
             )
         match status:
             case httpx.codes.UNAUTHORIZED:
@@ -162,7 +169,7 @@ class Connection:
 
 
 def _expiry(token: str) -> datetime | None:
-    """When a JWT expires; None for a token that is not a JWT. Its signature is the server's."""
+    """When a JWT expires; None for a token that is not a JWT. The server checks its signature."""
     try:
         claims = jwt.decode(token, options={"verify_signature": False})
         return datetime.fromtimestamp(claims["exp"], UTC)
@@ -171,7 +178,7 @@ def _expiry(token: str) -> datetime | None:
 
 
 def _detail(body: Any) -> str:
-    """What an error answer says, on one line and without markup."""
+    """The message of an error answer, on one line and without markup."""
     if isinstance(body, dict):
         for name in ("validation_errors", "detail", "error"):
             if body.get(name):
@@ -180,4 +187,4 @@ def _detail(body: Any) -> str:
     elif isinstance(body, list):
         body = ", ".join(_detail(item) for item in body)
     text = body if isinstance(body, str) else json.dumps(body)
-    return " ".join(re.sub(r"<[^>]*>", "", text).split())[:400].rstrip(".")
+    return " ".join(re.sub(r"<[^>]*>", "", text).split())[:LONGEST_DETAIL].rstrip(".")

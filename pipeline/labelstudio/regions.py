@@ -1,4 +1,4 @@
-"""Label Studio's region JSON to masks and back."""
+"""Converts Label Studio's region JSON to masks and back."""
 
 from __future__ import annotations
 
@@ -13,34 +13,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import ImageError
-from model.masks import Mask
+from model.masks import Mask, resized
 from pipeline.errors import RleError
 from pipeline.labelstudio.config import LabelConfig
 from pipeline.labelstudio.template import OUTPUT_TAGS, Output
+from pipeline.labelstudio.types import RegionJson
 from pipeline.masks import rle as codec
+from pipeline.masks.coded import CodedMask
 from pipeline.masks.ops import from_layer_png, to_layer_png
 from pipeline.masks.outlines import outline, parted
 
 SUBPIXEL_BITS = 4  # cv2 takes corners as fixed-point numbers
 CURVE_STEPS = 16  # straight pieces a Bezier edge is drawn with
-TOLERANCE_OF_OBJECT = 0.01  # of the side of a square as large as the mask
-LEAST_TOLERANCE = 0.5  # pixels: the steps of a straight edge are no corners
+TOLERANCE_OF_OBJECT = 0.01  # of the side of a square with the mask's area
+LEAST_TOLERANCE = 0.5  # pixels; with less, each step of a sloping edge would be a corner
+OUTSIDE = (-100, 200)  # percent; corners farther outside the image are moved to these
 LEAST_BITMASK = 2**20  # pixels that any bitmask may have, however small its image
+BITMASK_FACTOR = 4  # A bitmask may have this many times the pixels of its image.
 PNG_URL = "data:image/png;base64"
+ROUNDING = 1e-3  # largest difference between equal numbers after a page has rounded them
 _DRAWN = ("rle", "points", "vertices", "imageDataURL")
 
 
 def mask_of(region: Mapping[str, Any]) -> Mask | None:
-    """The mask a region draws: bool [original_height, original_width].
+    """The mask that a region draws: bool [original_height, original_width].
 
-    None for what is no mask: prompts (keypoints, rectangles, text), choices, a brush stroke that
-    Label Studio has not turned into pixels yet, an outline of fewer than three corners.
+    None for a region that is not a mask: prompts (keypoints, rectangles, text), choices, a brush
+    stroke that Label Studio has not turned into pixels yet, an outline with fewer than three
+    corners.
 
     Args:
         region: one entry of an annotation's, draft's or prediction's ``result``.
 
     Raises:
-        RleError: the region says it is a mask and is damaged: its size, its RLE or its corners.
+        RleError: the region is a mask, but its size, its RLE or its corners are damaged.
         ImageError: its bitmask is not a PNG.
     """
     value = region.get("value")
@@ -51,7 +57,7 @@ def mask_of(region: Mapping[str, Any]) -> Mask | None:
 
 
 def label_of(region: Mapping[str, Any]) -> str | None:
-    """The first label of a region, None when it has none."""
+    """The first label of a region; None if it has none."""
     value = region.get("value")
     if not isinstance(value, Mapping):
         return None
@@ -65,25 +71,23 @@ def label_of(region: Mapping[str, Any]) -> str | None:
 def brush_region(
     *,
     region_id: str,
-    rle: bytes,
-    height: int,
-    width: int,
+    mask: CodedMask,
     label: str,
     from_name: str,
     to_name: str,
     score: float | None = None,
     rotation: int = 0,
-) -> dict[str, Any]:
-    """The brush region Label Studio shows for a mask; arguments as for ``output_region``."""
-    region: dict[str, Any] = {
+) -> RegionJson:
+    """The brush region that Label Studio shows for a mask; arguments as for ``output_region``."""
+    region: RegionJson = {
         "id": region_id,
         "type": "brushlabels",
         "from_name": from_name,
         "to_name": to_name,
-        "original_width": width,
-        "original_height": height,
+        "original_width": mask.width,
+        "original_height": mask.height,
         "image_rotation": rotation,
-        "value": {"format": "rle", "rle": list(rle), "brushlabels": [label]},
+        "value": {"format": "rle", "rle": list(mask.rle), "brushlabels": [label]},
     }
     if score is not None:
         region["score"] = round(float(score), 4)
@@ -93,38 +97,32 @@ def brush_region(
 def output_region(
     *,
     region_id: str,
-    rle: bytes,
-    height: int,
-    width: int,
+    mask: CodedMask,
     label: str,
     config: LabelConfig,
     score: float | None = None,
     rotation: int = 0,
     tolerance: float = 0.0,
-) -> dict[str, Any]:
-    """The region Label Studio shows for a mask, of the kind that the labelling config asks for.
+) -> RegionJson:
+    """The region that Label Studio shows for a mask, of the kind that the config asks for.
 
     Args:
         region_id: stable id; Label Studio replaces a region of the same id in place.
-        rle: the mask, not empty, as ``pipeline.masks.rle.encode`` gives it.
-        height: rows of the upright image in pixels.
-        width: columns of the upright image in pixels.
+        mask: of the upright image, not empty.
         label: one of ``config.labels``.
-        config: says which tag, and which kind of region.
+        config: gives the tag and the kind of region.
         score: the model's confidence in [0, 1].
         rotation: degrees the annotator has turned the image by; coordinates do not change with it.
-        tolerance: of outlines: how far they may be off the mask's edge, as a share of the image's
-            longer side. Small objects get a hundredth of their own side at most, and nobody less
+        tolerance: how far an outline may be off the mask's edge, as a share of the image's longer
+            side. For small objects the limit is a hundredth of their own side, but it is never less
             than half a pixel.
 
     Raises:
-        RleError: ``rle`` is damaged, where an outline or a bitmap is to be made of it.
+        RleError: the mask was made from a damaged RLE, and its pixels are needed.
     """
     region = brush_region(
         region_id=region_id,
-        rle=rle,
-        height=height,
-        width=width,
+        mask=mask,
         label=label,
         from_name=config.output_tag,
         to_name=config.image_tag,
@@ -133,15 +131,15 @@ def output_region(
     )
     if config.output != "brush":
         kind = OUTPUT_TAGS[config.output].lower()
-        value = _value(config.output, codec.decode(rle, height, width), tolerance)
+        value = _value(config.output, mask.mask, tolerance)
         region |= {"type": kind, "value": {**value, kind: [label]}}
     return region
 
 
 def _alike(first: Any, second: Any) -> bool:
-    """Whether two values of JSON are equal; numbers may be off by what rounding does to them."""
+    """Whether two values of JSON are equal, except for the rounding of numbers."""
     if isinstance(first, float) and isinstance(second, int | float):
-        return math.isclose(first, second, abs_tol=1e-3)
+        return math.isclose(first, second, abs_tol=ROUNDING)
     if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
         return first == second or all(map(_alike, first, second))
     if isinstance(first, Mapping) and isinstance(second, Mapping):
@@ -150,11 +148,11 @@ def _alike(first: Any, second: Any) -> bool:
 
 
 def same_drawing(region: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two regions draw the same, to the last point or byte."""
+    """Whether two regions draw the same: every point, or every byte of pixels, is equal."""
     first, second = region.get("value"), other.get("value")
     if not isinstance(first, Mapping) or not isinstance(second, Mapping):
         return False
-    if (first.get("touches") or []) != (second.get("touches") or []):  # painted on, or erased from
+    if (first.get("touches") or []) != (second.get("touches") or []):  # Strokes were added.
         return False
     drawn = [key for key in _DRAWN if key in second]
     return bool(drawn) and all(_alike(first.get(key), second[key]) for key in drawn)
@@ -203,7 +201,7 @@ def _size(region: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _brush(value: Mapping[str, Any], height: int, width: int) -> Mask | None:
-    if "rle" not in value:  # a stroke in a draft: its pixels come with the next save
+    if "rle" not in value:  # The pixels of a stroke in a draft come when it is saved.
         return None
     return codec.decode(value["rle"], height, width)
 
@@ -223,7 +221,7 @@ def _vector(value: Mapping[str, Any], height: int, width: int) -> Mask | None:
         return None
     try:
         corners: list[Any] = []
-        with np.errstate(all="ignore"):  # what is not finite is refused below
+        with np.errstate(all="ignore"):  # Values that are not finite are refused below.
             for k, vertex in enumerate(vertices):
                 corners += _edge(vertices[k - 1], vertex)
     except (KeyError, TypeError, ValueError, OverflowError):
@@ -232,7 +230,7 @@ def _vector(value: Mapping[str, Any], height: int, width: int) -> Mask | None:
 
 
 def _edge(start: Mapping[str, Any], end: Mapping[str, Any]) -> list[NDArray[np.float64]]:
-    """Points of one edge after its start, percent of the image."""
+    """Points of an edge, a line or cubic Bezier curve, after its start, in percent of the image."""
     last = np.array([end["x"], end["y"]], dtype=np.float64)
     first_pull, second_pull = start.get("controlPoint2"), end.get("controlPoint1")
     if not (start.get("isBezier") or end.get("isBezier")) or not (first_pull or second_pull):
@@ -252,17 +250,19 @@ def _fill(points: list[Any], height: int, width: int) -> Mask | None:
         corners = np.array(points, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         raise RleError(
-            "An outline has a corner that is no pair of numbers; draw it again."
+            "An outline has a corner that is not a pair of numbers; draw it again."
         ) from None
     if corners.shape[0] < 3:
         return None
     if corners.ndim != 2 or corners.shape[1] != 2 or not np.isfinite(corners).all():
-        raise RleError("An outline has a corner that is no pair of numbers; draw it again.")
-    # A pixel's centre lies half a pixel in; corners far outside would overflow cv2's fixed point.
-    pixels = np.clip(corners, -100, 200) / 100 * (width, height) - 0.5
+        raise RleError("An outline has a corner that is not a pair of numbers; draw it again.")
+    # cv2's (0, 0) is the centre of the first pixel, half a pixel inside the image. Corners far
+    # outside would overflow its fixed-point numbers.
+    pixels = np.clip(corners, *OUTSIDE) / 100 * (width, height) - 0.5
     fixed = np.rint(pixels * 2**SUBPIXEL_BITS).astype(np.int32)
     canvas = np.zeros((height, width), dtype=np.uint8)
-    cv2.fillPoly(canvas, parted(fixed), 1, shift=SUBPIXEL_BITS)  # edges are drawn, so no bridges
+    # fillPoly also draws the edges, so bridges must be removed first.
+    cv2.fillPoly(canvas, parted(fixed), 1, shift=SUBPIXEL_BITS)
     return canvas.astype(np.bool_)
 
 
@@ -277,11 +277,8 @@ def _bitmask(value: Mapping[str, Any], height: int, width: int) -> Mask | None:
         data = base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError):
         raise ImageError("A bitmask is not valid base64; draw it again.") from None
-    mask = from_layer_png(data, most=max(4 * height * width, LEAST_BITMASK))
-    if mask.shape == (height, width):
-        return mask
-    resized = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    return np.asarray(resized, dtype=np.bool_)
+    mask = from_layer_png(data, most=max(BITMASK_FACTOR * height * width, LEAST_BITMASK))
+    return resized(mask, (height, width))
 
 
 _READERS = {"brush": _brush, "polygon": _polygon, "vector": _vector, "bitmask": _bitmask}

@@ -1,4 +1,4 @@
-"""Writes the labelling config a project needs: smart tools to ask with, a tag for the masks."""
+"""Writes the labelling config that a project needs: smart tools for prompts, a tag for masks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pipeline.errors import LabelConfigError
 
 Output = Literal["brush", "polygon", "vector", "bitmask"]
 
-# Tag of each kind of mask, and its title, with the key that picks its tool for drawing by hand. Of
-# two brushes B picks the last, which is the scribbles'; the labels' own keys pick theirs.
+# The tag of each kind of mask. Below it, its title, with the key that selects its tool for drawing
+# by hand. With two brushes, B would select the last one, which is that of the scribbles; the keys
+# of the labels select the right one.
 OUTPUT_TAGS: dict[Output, str] = {
     "brush": "BrushLabels",
     "polygon": "PolygonLabels",
@@ -23,20 +24,25 @@ OUTPUT_TAGS: dict[Output, str] = {
 _HAND = {"brush": "Paint", "polygon": "Outline: P", "vector": "Path", "bitmask": "Paint: B"}
 _COLOURS = ("#d1495b", "#2a9d8f", "#edae49", "#4f6d9a", "#8f5aa8", "#6a994e", "#e07a3f", "#3aa6c9")
 MAX_LABELS = 200
-# Keys of labels: all but those of Label Studio's own tools (B E H K M O P R U V, shift+1, shift+2,
-# shift+R) and D, which is "Use drawing".
+DEFAULT_LABELS = ("Object", "Other")
+# Keys for labels: all except those of Label Studio's own tools (B E H K M O P R U V, shift+1,
+# shift+2, shift+R) and D, which is the key of "Use drawing".
 _FREE = (*"1234567890qwtasfgzxcyinjl", *(f"shift+{key}" for key in "qwetasfgzxcyionjl34567890"))
-# What a label has for a key when there are none left. Left to itself Label Studio would give it one
-# of a tool, K or B, which is dead from then on; no keyboard has a key of this code.
+# The key of a label when no key is left. Without one, Label Studio would give the label the key of
+# a tool, K or B, and that key would stop working. No keyboard has a key with this code.
 _NO_KEY = "\N{EN DASH}"
 USE_DRAWING = "Use drawing"
+_NOTICE_HEIGHT, _LIVE_NOTICE_HEIGHT = (
+    52,
+    80,
+)  # pixels: without and with the line that fetches itself
 _STYLE = (
     ".maskloop-notice {{ min-height: {height}px; }} "
     '.maskloop-notice [data-testid="htx-textbox-actions"] {{ display: none; }} '
     ".maskloop-notice p {{ color: #9c2f00; font-weight: 600; }} h6 {{ white-space: nowrap; }}"
 )
-# A page of its own, without rights in Label Studio's: it asks, and shows what is said. Nothing of
-# the task goes in here: whoever imports tasks could make it do something else.
+# A page of its own, without rights in Label Studio's page. It fetches the notice and shows it. No
+# text of the task goes into it, because a person who imports tasks could then inject a script.
 _LIVE = (
     '<iframe title="maskloop" sandbox="allow-scripts" '
     'style="border: 0; width: 100%; height: 22px" srcdoc="'
@@ -61,20 +67,22 @@ def write_label_config(
 ) -> str:
     """The XML of a labelling config.
 
-    Smart tools are smartOnly, else a label's hotkey picks the tool that asks no model. Others are
-    smart="false", because Label Studio offers every brush as a smart one and sends none of them.
-    The smart tags come first, so that the digits nearest the hand choose them.
+    Smart tools have smartOnly="true", because a label's hotkey would otherwise select the tool that
+    does not ask the model. Other tools have smart="false", because Label Studio offers every brush
+    as a smart tool but never sends what it drew. The smart tags come first, so that they get the
+    first digits as keys.
 
     Args:
-        labels: that masks may carry.
-        output: what the masks are.
-        text: with a box to name the object in words, for models that know some.
-        hints: with tools to draw hints for the model: scribbles, an outline, an ellipse.
-        live: address the page asks every few seconds what to tell the annotator, as browsers reach
-            it; empty: none.
+        labels: the labels that masks may have.
+        output: the kind of regions that masks are.
+        text: whether to add a box to name the object in words, for models that know words.
+        hints: whether to add tools to draw hints for the model: scribbles, an outline, an ellipse.
+        live: address of the notice for browsers, which the page fetches every two seconds; empty:
+            no live notice.
 
     Raises:
-        LabelConfigError: no label, too many, the same twice, or one that is blank.
+        LabelConfigError: there are no labels or too many, or a label is blank, given twice, the
+            same as ``USE_DRAWING``, or not possible in XML.
     """
     names = [str(label).strip() for label in labels]
     if not 0 < len(names) <= MAX_LABELS or not all(names) or len(set(names)) < len(names):
@@ -84,20 +92,21 @@ def write_label_config(
     smart = {"smart": "true", "smartOnly": "true"}
     if hints and USE_DRAWING in names:
         raise LabelConfigError(
-            f"{USE_DRAWING!r} is what clicks that read a drawing are called; name the label "
-            "otherwise."
+            f"{USE_DRAWING!r} is the label of clicks that read a drawing; give your label another "
+            "name."
         )
     keys, hint_keys = _keys(3 * len(names), 4 * hints)
     view = Element("View")
     _notice(view, live)
     row = _row(view)
     click = _tool(row, "Click: K", "KeyPointLabels", "click", names, keys, **smart, strokeWidth="6")
-    if hints:  # of two click tags, K would know the last only
+    if hints:  # This is no second click tag, because K would then select only that one.
         _label(click, USE_DRAWING, "#118ab2", hotkey="d", model_waits="true")
     _tool(row, "Box: R", "RectangleLabels", "box", names, keys, **smart)
     row = _row(view)
-    closes = {"closable": "true"} if output == "vector" else {}  # else paths are left open
-    if hints and output == "bitmask":  # before the masks: E and B go to the last tag that has them
+    closes = {"closable": "true"} if output == "vector" else {}  # Otherwise paths stay open.
+    # E and B belong to the last tag that has them, so the masks of this kind come after the hints.
+    if hints and output == "bitmask":
         _hints(row, hint_keys)
     _tool(row, _HAND[output], OUTPUT_TAGS[output], "mask", names, keys, smart="false", **closes)
     if hints and output != "bitmask":
@@ -122,26 +131,28 @@ def write_label_config(
             editable="true",
             placeholder="Name the object in words and press Enter",
         )
-    about = SubElement(view, "View", style="display: none")  # behind the image: tools ask the first
+    # Tools use the first object tag, so this one comes after the image.
+    about = SubElement(view, "View", style="display: none")
     SubElement(about, "Text", name="about", value="$image")
     indent(view)
-    xml = tostring(view, encoding="unicode")  # Label Studio would cut a line's end off
+    xml = tostring(view, encoding="unicode")  # No line end: Label Studio would cut it off.
     try:
         fromstring(xml)
     except (ParseError, UnicodeError):
         raise LabelConfigError(
-            "A label has a character that no labelling config can hold; leave it out."
+            "A label has a character that no labelling config can hold; remove it."
         ) from None
     return xml
 
 
 def _notice(view: Element, live: str) -> None:
-    """Where the annotator is told what goes on; room is kept, so that the image does not move.
+    """Add the place for messages to the annotator. Its height is fixed, so the image never moves.
 
-    Label Studio shows a <TextArea> whose ``visibleWhen`` never holds, and saves nothing of it. It
-    belongs to a hidden <Text>: a notice on the image would carry the chosen label along.
+    Label Studio shows a <TextArea> whose ``visibleWhen`` is never true, but does not save it. The
+    <TextArea> belongs to a hidden <Text>, because a notice on the image would get the chosen label.
     """
-    SubElement(view, "Style").text = _STYLE.format(height=80 if live else 52)
+    height = _LIVE_NOTICE_HEIGHT if live else _NOTICE_HEIGHT
+    SubElement(view, "Style").text = _STYLE.format(height=height)
     place = SubElement(view, "View", className="maskloop-notice")
     notice = {"editable": "false", "maxSubmissions": "0", "model_notice": "true"}
     hidden = {"visibleWhen": "choice-selected", "whenTagName": "never"}
@@ -155,8 +166,10 @@ def _row(view: Element) -> Element:
 
 
 def _keys(labels: int, hints: int) -> tuple[Iterator[str], Iterator[str]]:
-    """Keys of the labels of click, box and masks, in this order, and of the hints. When there are
-    too few, the hints have theirs all the same: they are needed whatever is labelled."""
+    """Keys of the labels of clicks, boxes and masks, in this order, and keys of the hints.
+
+    When there are too few keys, the hints still get theirs, because every object may need them.
+    """
     free = min(labels, len(_FREE) - hints)
     own = [*_FREE[:free], *[_NO_KEY] * (labels - free)]
     return iter(own), iter(_FREE[free : free + hints])
@@ -195,4 +208,6 @@ def _label(tool: Element, value: str, background: str, **attributes: str) -> Non
     SubElement(tool, "Label", {"value": value, "background": background, **said})
 
 
-DEFAULT_LABEL_CONFIG = write_label_config(("Object", "Other"))
+def default_label_config() -> str:
+    """The labelling config of a project that has no labels of its own yet, such as the demo."""
+    return write_label_config(DEFAULT_LABELS)

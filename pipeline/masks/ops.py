@@ -1,4 +1,4 @@
-"""Masks as pure functions: to and from PNG, how alike two are, and tidying one for display."""
+"""Pure functions on masks: to and from PNG, and cleaning and smoothing one for display."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import Image, UnidentifiedImageError
 from model.errors import ImageError
 from model.masks import Mask
 
-MAX_PIXELS = 2**28
-SPECK_SHARE = 0.01  # of the mask's area: islands and holes below it are taken for noise
+MAX_PIXELS = 2**28  # of a PNG
+SPECK_SHARE = 0.01  # of the mask's area; smaller islands and holes are taken for noise
 
 
 def to_png(mask: Mask) -> bytes:
@@ -32,11 +32,12 @@ def from_png(data: bytes) -> Mask:
 
 
 def from_layer_png(data: bytes, most: int = MAX_PIXELS) -> Mask:
-    """The mask in a PNG drawn as a layer, bool [H, W]: its opaque pixels where it has transparent
-    ones, else its bright pixels.
+    """The mask in a PNG drawn as a layer, bool [H, W].
+
+    If the PNG has transparent pixels, the mask is its opaque pixels, else its bright ones.
 
     Args:
-        most: pixels it may have; a few bytes may claim very many.
+        most: the most pixels that the PNG may have, because a small file may claim very many.
 
     Raises:
         ImageError: the bytes are not a PNG, or one with too many pixels.
@@ -47,7 +48,7 @@ def from_layer_png(data: bytes, most: int = MAX_PIXELS) -> Mask:
 
 
 def to_layer_png(mask: Mask) -> bytes:
-    """A PNG of a mask, bool [H, W], drawn as a layer: white where it is, transparent elsewhere."""
+    """A PNG of a mask, bool [H, W], drawn as a layer: white on the mask, transparent elsewhere."""
     image = Image.fromarray(np.ascontiguousarray(mask).view(np.uint8), mode="P")
     image.putpalette((0, 0, 0, 255, 255, 255))
     return _save(image, bits=1, transparency=0)
@@ -76,13 +77,13 @@ def clean(mask: Mask, touched: Iterable[tuple[float, float]] = ()) -> Mask:
             the island or hole under a click stays.
 
     Returns:
-        A new mask; never an empty one for one that was not.
+        A new mask, bool [H, W]; it is empty only if ``mask`` is.
     """
     area = int(np.count_nonzero(mask))
     if area == 0:
         return mask.copy()
-    # Beyond the mask there is nothing to tidy: of a small object in a large image, only the part
-    # around it is looked at.
+    # Outside the mask there is nothing to clean. So only the part around the mask is examined,
+    # which is fast for a small object in a large image.
     rows, columns = (_around(np.asarray(mask.any(axis))) for axis in (1, 0))
     near, smallest = mask[rows, columns], area * SPECK_SHARE
     keep = []
@@ -91,7 +92,7 @@ def clean(mask: Mask, touched: Iterable[tuple[float, float]] = ()) -> Mask:
         x = min(max(int(column), 0), mask.shape[1] - 1) - columns.start
         if 0 <= y < near.shape[0] and 0 <= x < near.shape[1]:
             keep.append((y, x))
-    if rows.start or columns.start:  # what goes on there is no hole, however little is in view
+    if rows.start or columns.start:  # The background goes on there, so it is not a hole.
         keep.append((0, 0))
     if rows.stop < mask.shape[0] or columns.stop < mask.shape[1]:
         keep.append((near.shape[0] - 1, near.shape[1] - 1))
@@ -102,7 +103,15 @@ def clean(mask: Mask, touched: Iterable[tuple[float, float]] = ()) -> Mask:
 
 
 def smooth(mask: Mask, radius: int) -> Mask:
-    """Round off everything finer than about ``radius`` pixels. Empty when the mask is that fine."""
+    """Round off everything finer than about ``radius`` pixels.
+
+    Args:
+        mask: bool [H, W].
+        radius: in pixels.
+
+    Returns:
+        A new mask, bool [H, W]; it is empty if the whole mask is that fine.
+    """
     side = 2 * radius + 1
     grey = mask.astype(np.uint8) * 255
     return np.asarray(cv2.blur(grey, (side, side), borderType=cv2.BORDER_REPLICATE) > 127)
@@ -115,12 +124,12 @@ def _around(line: NDArray[np.bool_]) -> slice:
 
 
 def _small_parts(mask: Mask, smallest: float, keep: list[tuple[int, int]]) -> Mask:
-    """The connected parts of a mask below an area, in pixels, without those a kept point is in."""
+    """The connected parts of a mask below an area in pixels, except parts with a kept point."""
     values = np.ascontiguousarray(mask).view(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(values, connectivity=4)
     small = stats[:, cv2.CC_STAT_AREA] < smallest
-    small[0] = False  # part 0 is the outside of the mask
-    if not small.any():  # as in most masks; looking each pixel up takes as long as all the rest
+    small[0] = False  # Part 0 is the outside of the mask.
+    if not small.any():  # Most masks end here; looking up each pixel would take twice as long.
         return np.zeros_like(mask)
     for place in keep:
         small[labels[place]] = False

@@ -10,23 +10,26 @@ from numpy.typing import NDArray
 
 from model.masks import Mask
 
-MOST_CORNERS = 1000  # of one path; a page that edits more of them stutters
-MOST_RINGS = 150  # parts, and holes; smaller ones are left out
+MOST_CORNERS = 1000  # of one path; the page becomes slow when it edits more
+MOST_RINGS = 150  # most parts, and most holes; the smallest are left out
 LEAST_CORNERS = 3
 
-Path = NDArray[np.float64]  # [n, 2] columns and rows, in pixels; a pixel's centre is at its middle
+Path = NDArray[np.float64]  # [n, 2] of (column, row), in pixels
 
 
 def outline(mask: Mask, tolerance: float) -> Path:
     """One closed path around a mask, in pixels of the image.
 
-    Parts and holes hang together by bridges of no width, walked there and back, since an outline
-    in Label Studio is one path: by the even-odd rule, and by the winding rule, they change nothing.
+    An outline in Label Studio is one path, so parts and holes are joined by bridges without width.
+    The path follows each bridge in both directions, so bridges change nothing, neither by the
+    even-odd rule nor by the winding rule.
 
     Args:
         mask: bool [H, W].
-        tolerance: pixels that the path may be off the mask's edge (Douglas-Peucker); more where
-            the path would have over ``MOST_CORNERS`` corners.
+        tolerance: pixels that the path may be off the mask's edge; it is raised if the path would
+            have more than ``MOST_CORNERS`` corners. Corners are dropped by the method of Douglas
+            and Peucker (1973), "Algorithms for the reduction of the number of points required to
+            represent a digitized line or its caricature".
 
     Returns:
         float64 [n, 2] of (column, row), n at least 3; [0, 2] for an empty mask. The middle of the
@@ -42,15 +45,17 @@ def outline(mask: Mask, tolerance: float) -> Path:
         parts += [hole for hole in inner if len(hole) >= LEAST_CORNERS]
         if sum(map(len, parts)) + 2 * len(parts) <= MOST_CORNERS:
             return _joined(parts) + 0.5
-        if tolerance > max(mask.shape):  # hundreds of specks: the largest alone
+        if tolerance > max(mask.shape):  # Hundreds of specks: keep the largest.
             return parts[0] + 0.5
         tolerance = max(2 * tolerance, 1.0)
 
 
 def parted(path: NDArray[np.int32]) -> list[NDArray[np.int32]]:
-    """The rings of a path, int32 [n, 2], without the bridges between them: edges that are walked
-    there and back. What has no area stays as it is, and so does what has more corners or rings
-    than ``outline`` ever gives."""
+    """The rings of a path, int32 [n, 2], without the bridges between them.
+
+    A bridge is an edge that the path follows in both directions. Rings without area are not cut
+    off, and a path with more corners or rings than ``outline`` ever gives is returned as it is.
+    """
     if len(path) > 2 * MOST_CORNERS:
         return [path]
     done: list[NDArray[np.int32]] = []
@@ -67,7 +72,7 @@ def parted(path: NDArray[np.int32]) -> list[NDArray[np.int32]]:
 
 
 def _halves(path: NDArray[np.int32]) -> list[NDArray[np.int32]]:
-    """A path cut in two at its first bridge; the path, where it has none."""
+    """The two parts of a path on both sides of its first bridge; the path itself without one."""
     places = [tuple(corner) for corner in path.tolist()]
     first: dict[tuple[object, object], int] = {}
     for k, edge in enumerate(zip(places, places[1:], strict=False)):
@@ -86,7 +91,7 @@ def _area(ring: NDArray[np.int32]) -> float:
 
 
 def _rings(mask: Mask) -> tuple[list[Path], list[Path]]:
-    """The outer edges and the edges of holes, the longest first, through the mask's own pixels."""
+    """The outer edges, and the edges of holes, along the mask's own pixels; the longest first."""
     values = np.ascontiguousarray(mask).view(np.uint8)
     contours, tree = cv2.findContours(values, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     rings: list[Path] = []
@@ -103,13 +108,13 @@ def _simplified(ring: Path, tolerance: float) -> Path:
 
 
 def _closed(ring: Path) -> Path:
-    """A ring of at least ``LEAST_CORNERS``: a line or a single pixel goes back on itself."""
+    """A ring with at least ``LEAST_CORNERS``: for a line or a pixel, the last one is repeated."""
     missing = LEAST_CORNERS - len(ring)
     return np.concatenate([ring, np.repeat(ring[-1:], max(missing, 0), axis=0)])
 
 
 def _joined(rings: Sequence[Path]) -> Path:
-    """One path through all rings: each spliced in where it comes nearest to those before it."""
+    """One path through all rings. Each ring is inserted where it is nearest to those before it."""
     path = rings[0]
     for ring in rings[1:]:
         distance = ((path[:, None] - ring[None]) ** 2).sum(axis=2)

@@ -1,10 +1,16 @@
 """Label Studio's brush RLE: a bit stream of runs over the RGBA bytes of a mask, both ways in numpy.
 
-The stream, big-endian bits: 32 bits count of values (4 * height * width), 5 bits word size - 1,
-four times 4 bits (size - 1) of the length fields, then blocks: 1 bit "run", 2 bits index of the
-length field, the length - 1, and one 8-bit word for a run or ``length`` words otherwise. 1 to 8
-zero bits pad it. Values are the four channels of each pixel, row by row; channel 3 (alpha) is the
-mask.
+The format is that of ``@thi.ng/rle-pack``, which Label Studio's page uses. The stream consists of
+big-endian bits:
+
+- 32 bits: the count of values, which is 4 * height * width;
+- 5 bits: the word size - 1;
+- four times 4 bits: the size of each length field - 1;
+- blocks of 1 bit that is 1 for a run, 2 bits with the index of the length field, the length - 1,
+  and then one 8-bit word for a run or ``length`` words otherwise;
+- 1 to 8 zero bits of padding.
+
+The values are the four channels of each pixel, row by row; channel 3 (alpha) is the mask.
 """
 
 from __future__ import annotations
@@ -16,12 +22,12 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RleError
 
-MAX_PIXELS = 2**28  # largest mask either way; a quarter of what the 32-bit count could say
+MAX_PIXELS = 2**28  # of a mask to encode or decode; the 32-bit count could hold four times as many
 WORD_BITS = 8
 LENGTH_BITS = (3, 4, 8, 16)  # what Label Studio and its SDK write
 LONGEST_RUN = 2**16
 HEADER_BITS = 32 + 5 + 4 * 4
-CHUNK_BYTES = 2**17  # of the stream looked at in one piece, so memory does not grow with it
+CHUNK_BYTES = 2**17  # of the stream decoded at a time, so that memory does not grow with it
 
 
 def encode(mask: NDArray[np.bool_]) -> bytes:
@@ -54,12 +60,12 @@ def decode(data: bytes | Sequence[int], height: int, width: int) -> NDArray[np.b
         width: columns of the image in pixels.
 
     Raises:
-        RleError: the data is not such a stream, is cut short, or is of another size.
+        RleError: the data is not such a stream, is cut short, or has another size.
     """
     stream = _as_bytes(data)
     pixels = height * width
     if height < 1 or width < 1 or pixels > MAX_PIXELS:
-        raise RleError(f"A mask of {height} x {width} pixels cannot be; check the image's size.")
+        raise RleError(f"A mask cannot have {height} x {width} pixels; check the image's size.")
     sizes = _read_header(stream, 4 * pixels)
     out = np.empty(pixels, dtype=np.bool_)
     done = 0
@@ -98,8 +104,11 @@ def _blocks(flat: NDArray[np.bool_]) -> tuple[NDArray[np.uint64], NDArray[np.int
 
 
 def _pack(codes: NDArray[np.uint64], widths: NDArray[np.int64]) -> bytes:
-    """Join the codes into one bit stream. Each is at most 32 bits wide, so each 64-bit word but
-    the last has one that starts in it, and at most one that runs over into the next."""
+    """Join the codes into one bit stream.
+
+    Each code is at most 32 bits wide. So in each 64-bit word, except the last, at least one code
+    starts, and at most one code continues in the next word.
+    """
     ends = np.cumsum(widths)
     total = int(ends[-1])
     starts = ends - widths
@@ -150,7 +159,7 @@ def _windows(stream: bytes) -> NDArray[np.uint8]:
 
 
 def _word(windows: NDArray[np.uint8], at: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """The 32 bits from each bit position: uint32, of which the first 25 are right."""
+    """The 32 bits from each bit position, uint32. Only the first 25 bits are valid."""
     byte = at >> 3
     word: NDArray[np.uint32] = windows[byte].astype(np.uint32) << np.uint32(24)
     for k, shift in ((1, 16), (2, 8), (3, 0)):
@@ -162,10 +171,10 @@ def _word(windows: NDArray[np.uint8], at: NDArray[np.int64]) -> NDArray[np.uint3
 def _chains(
     windows: NDArray[np.uint8], sizes: tuple[int, int, int, int], total_bits: int, values: int
 ) -> Iterator[NDArray[np.int64]]:
-    """Bit positions of the blocks, in order, in pieces.
+    """Bit positions of the blocks, in order, one array for each chunk of the stream.
 
-    Where a block starts is known only from the one before it. So the step to the next block is
-    worked out for every bit of a piece at once, and then only followed.
+    The start of a block is known only from the block before it. So the step to the next block is
+    first computed for every bit of a chunk at once, and the loop then only follows these steps.
     """
     at, seen = HEADER_BITS, 0
     while seen < values:
@@ -207,9 +216,9 @@ def _expand(
     done: int,
     out: NDArray[np.bool_],
 ) -> int:
-    """Write the blocks' alpha values to ``out``; gives back how many values are done now.
+    """Write the blocks' alpha values to ``out``; return how many values are done now.
 
-    Of the values [start, end) of a block, alpha are those of the pixels [start // 4, end // 4).
+    A block with the values [start, end) holds the alpha of the pixels [start // 4, end // 4).
     """
     word = _word(windows, positions)
     size = np.array(sizes, dtype=np.int64)[word >> np.uint32(29) & np.uint32(3)]

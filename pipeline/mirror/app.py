@@ -1,8 +1,8 @@
 """Serve the FiftyOne App: ``python -m pipeline.mirror.app``.
 
-FiftyOne's own launcher starts a server in a child process and ties it to a session in the parent;
-when the parent dies the child lingers and keeps the port. Here its server runs in this process:
-one process, in the foreground, gone with SIGTERM or SIGINT.
+FiftyOne's own launcher starts a server in a child process that belongs to a session in the parent.
+When the parent dies, the child keeps running and keeps the port. Here the server runs in this
+process, in the foreground, and ends with SIGTERM or SIGINT.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 def serve(settings: Settings) -> None:
     """Serve the App at ``settings.fiftyone`` host and port until SIGTERM or SIGINT.
 
-    The mirrored dataset is opened, and made empty where no mirror has run yet; what a mirror run
-    writes later shows when the page is loaded again.
+    The mirrored dataset is opened; an empty one is made when no mirror has run yet. Later changes
+    of a mirror run appear when the page is loaded again.
 
     Raises:
         ServiceError: mongod does not answer, or the port is taken.
     """
     host, port = settings.fiftyone.host, settings.fiftyone.port
     _require_free(host, port)
-    os.environ["FIFTYONE_SERVER"] = "1"  # what FiftyOne's launcher tells its server
+    os.environ["FIFTYONE_SERVER"] = "1"  # as FiftyOne's launcher sets it for its server
     fiftyone = connect_fiftyone(settings)
     dataset = open_dataset(fiftyone, settings.fiftyone.dataset)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of FiftyOne's own dependencies
+        warnings.simplefilter("ignore")  # they come from FiftyOne's own dependencies
         from fiftyone.server.app import app
         from fiftyone.server.events import get_state, set_port
         from hypercorn.asyncio import serve as run
@@ -54,24 +54,24 @@ def serve(settings: Settings) -> None:
     config = Config()
     config.bind = [f"{host}:{port}"]
     config.accesslog = None
-    config.graceful_timeout = 1.0  # pages hold a stream open for as long as they are shown
+    config.graceful_timeout = 1.0  # every open page keeps a stream open
 
     def refresh() -> None:
-        # The server keeps the dataset as it was when first shown: views that a mirror run saved
-        # since then would be unknown to it, and a link to one would show everything.
+        # The server keeps the dataset in the state of its first use. It would not know a view that
+        # a mirror run saved later, and a link to that view would show everything.
         shown = get_state().dataset
         if shown is not None and not shown.deleted:
             shown.reload()
 
     def show_all() -> None:
-        get_state().view = None  # else the front page is whatever view was opened last
+        get_state().view = None  # otherwise the front page shows the last open view
 
     async def until_told() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        log.info("FiftyOne at http://%s:%d", host, port)
+        log.info("FiftyOne listens at http://%s:%d.", host, port)
         fronted = _fronted(app, dataset.slug, refresh, show_all)
         await run(fronted, config, shutdown_trigger=stop.wait)
 
@@ -79,8 +79,10 @@ def serve(settings: Settings) -> None:
 
 
 def _fronted(app: App, slug: str, refresh: Callable[[], None], show_all: Callable[[], None]) -> App:
-    """``app``, whose front page is the whole dataset instead of a list to choose from, and which
-    calls ``refresh`` whenever a page is opened."""
+    """Wrap ``app`` so that its front page shows the whole dataset and not a list of datasets.
+
+    ``refresh`` is called whenever a page is opened, ``show_all`` before the front page is shown.
+    """
 
     async def fronted(scope: Any, receive: Any, send: Any) -> None:
         path = scope["path"] if scope["type"] == "http" else None
@@ -93,7 +95,7 @@ def _fronted(app: App, slug: str, refresh: Callable[[], None], show_all: Callabl
             )
             await send({"type": "http.response.body", "body": b""})
             return
-        if path == "/events":  # the first thing a page asks for
+        if path == "/events":  # the first request of a page
             await asyncio.to_thread(refresh)
         await app(scope, receive, send)
 
@@ -113,11 +115,14 @@ def _require_free(host: str, port: int) -> None:
 
 
 def main() -> None:
-    """Entry of ``python -m pipeline.mirror.app``; a user's mistake is one sentence and exit 1."""
+    """Entry point of ``python -m pipeline.mirror.app``.
+
+    An error that a user can cause gives one sentence and exit code 1.
+    """
     try:
         settings = load_settings()
         logging.basicConfig(level=settings.log_level)
-        logging.getLogger("fiftyone").propagate = False  # it has a handler of its own
+        logging.getLogger("fiftyone").propagate = False  # it has its own handler
         serve(settings)
     except MaskloopError as error:
         log.error("%s", error)

@@ -1,7 +1,8 @@
-"""FiftyOne, imported late and told first where everything lies.
+"""Imports FiftyOne, after its folders and its database are set in environment variables.
 
-It reads its variables while it is imported, takes seconds to do so, and waits half a minute for a
-database that is not there. So: ping, set the variables, import.
+FiftyOne reads its variables when it is imported. The import takes seconds, and waits half a minute
+for a missing database. So this module first pings the database, then sets the variables, and then
+imports FiftyOne.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pipeline.settings import Settings
 
 
 def fiftyone_folder(settings: Settings) -> Path:
-    """Folder of everything FiftyOne keeps on this machine, inside the home folder."""
+    """The folder of all files of FiftyOne on this machine, inside the home folder."""
     return settings.home.resolve() / "fiftyone"
 
 
@@ -34,7 +35,7 @@ def fiftyone_environment(settings: Settings) -> dict[str, str]:
         "FIFTYONE_PLUGINS_DIR": str(folder / "plugins"),
         "FIFTYONE_DEFAULT_APP_ADDRESS": settings.fiftyone.host,
         "FIFTYONE_DEFAULT_APP_PORT": str(settings.fiftyone.port),
-        # Nothing about the people or the data goes to anyone.
+        # FiftyOne must not send usage data to anyone.
         "FIFTYONE_DO_NOT_TRACK": "true",
         "FIFTYONE_SHOW_PROGRESS_BARS": "false",
     }
@@ -49,13 +50,13 @@ def connect_fiftyone(settings: Settings) -> Any:
     """
     ping_mongod(settings.fiftyone.database_uri)
     os.environ.update(fiftyone_environment(settings))
-    # FiftyOne uses what its own dependencies are about to drop; our callers cannot mend that.
+    # FiftyOne uses deprecated parts of its own dependencies, and our callers cannot fix that.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import fiftyone
         from fiftyone.core.odm import database
 
-        # It warns at each start of a mongod it will drop one day, such as the spare wheel's.
+        # It warns at each start about an old mongod, such as the spare one, that it still supports.
         logging.getLogger(database.__name__).setLevel(logging.ERROR)
         connected = fiftyone.config.database_uri
         if connected != settings.fiftyone.database_uri:

@@ -1,8 +1,8 @@
-"""FiftyOne's dataset, brought to what SQL says.
+"""Updates FiftyOne's dataset from SQL.
 
-SQL is the record and this a mirror: run it as often as you like, drop the dataset whenever you
-like. A sample is touched only when its record changed, so ids, and what the data team added
-(tags, fields, views of their own), stay.
+SQL is the record and the dataset is a mirror: you may run this as often as you like, and delete
+the dataset at any time. A sample changes only when its record changed, so ids stay, and so does
+everything that the data team added (tags, fields, their own views).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy.orm import Session, sessionmaker
 
 from model.errors import MaskloopError
 from model.progress import Progress, silent
@@ -25,12 +24,12 @@ from pipeline.masks.ops import from_png
 from pipeline.masks.rle import decode
 from pipeline.mirror.connection import connect_fiftyone, fiftyone_folder
 from pipeline.mirror.masks import BoxedMask, MaskFolder
-from pipeline.mirror.records import ImageRecord, image_ids, latest_rounds, read_records
+from pipeline.mirror.records import ImageRecord, read_records
 from pipeline.mirror.schema import open_dataset
 from pipeline.mirror.views import compute_likeness, save_views
-from pipeline.record.tables import Interaction
+from pipeline.record import images, interactions, rounds
+from pipeline.runtime import Runtime
 from pipeline.settings import Settings
-from pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -49,48 +48,42 @@ class MirrorReport:
     left_out: int
 
 
-def mirror(
-    sessions: sessionmaker[Session],
-    store: Store,
-    settings: Settings,
-    progress: Progress = silent,
-) -> MirrorReport:
-    """Bring the dataset to what SQL says; safe to run twice, at once, or after dropping it.
+def mirror(runtime: Runtime, progress: Progress = silent) -> MirrorReport:
+    """Update the dataset from SQL. It may run twice, at the same time, or without a dataset.
 
     Args:
-        progress: told how many images are compared of how many.
+        progress: counts compared images.
 
     Raises:
         ServiceError: FiftyOne's database does not answer.
     """
-    fiftyone = connect_fiftyone(settings)
-    with _one_at_a_time(settings), sessions() as session:
-        return _Mirror(fiftyone, session, store, settings, progress).run()
+    fiftyone = connect_fiftyone(runtime.settings)
+    with _one_at_a_time(runtime.settings):
+        return _Mirror(fiftyone, runtime, progress).run()
 
 
 class _Mirror:
-    def __init__(
-        self, fiftyone: Any, session: Session, store: Store, settings: Settings, progress: Progress
-    ) -> None:
+    def __init__(self, fiftyone: Any, runtime: Runtime, progress: Progress) -> None:
         self.fiftyone = fiftyone
-        self.session = session
-        self.store = store
-        self.settings = settings
+        self.sessions = runtime.sessions
+        self.store = runtime.store
+        self.settings = runtime.settings
         self.progress = progress
-        self.masks = MaskFolder(fiftyone_folder(settings) / "masks")
-        self.dataset = open_dataset(fiftyone, settings.fiftyone.dataset)
-        self.ls_url = settings.label_studio.url.rstrip("/")
+        self.masks = MaskFolder(fiftyone_folder(self.settings) / "masks")
+        self.dataset = open_dataset(fiftyone, self.settings.fiftyone.dataset)
+        self.ls_url = self.settings.label_studio.url.rstrip("/")
         self.left_out = 0
 
     def run(self) -> MirrorReport:
         rows = zip(*self.dataset.values(["sha256", "id", "record"]), strict=True)
         known = {sha256: (sample_id, digest) for sha256, sample_id, digest in rows}
-        ids = image_ids(self.session)
+        with self.sessions() as session:
+            ids = images.shown(session)
         added = updated = 0
         seen: set[str] = set()
         fresh: list[Any] = []
         self.progress(0, len(ids))
-        for done, record in enumerate(read_records(self.session, ids), start=1):
+        for done, record in enumerate(read_records(self.sessions, ids), start=1):
             seen.add(record.image.sha256)
             path = self._path(record)
             sample_id, digest = known.get(record.image.sha256, (None, None))
@@ -111,7 +104,10 @@ class _Mirror:
         gone = [sample_id for sha256, (sample_id, _) in known.items() if sha256 not in seen]
         self.dataset.delete_samples(gone)
         self._forget_masks()
-        save_views(self.fiftyone, self.dataset, latest_rounds(self.session))
+        # A round may have been chosen while images were read.
+        with self.sessions() as session:
+            newest = rounds.newest_numbers(session)
+        save_views(self.fiftyone, self.dataset, newest)
         compute_likeness(self.dataset)
         name = self.settings.fiftyone.dataset
         return MirrorReport(name, len(self.dataset), added, updated, len(gone), self.left_out)
@@ -129,11 +125,12 @@ class _Mirror:
             return None
 
     def _state(self, record: ImageRecord, path: Path) -> str:
-        """All that a sample shows, in short; addresses are in it because those may move."""
+        """A text that changes with anything that a sample shows, its addresses included."""
         return f"{record.digest} {path} {self.ls_url}"
 
     def _fill(self, sample: Any, record: ImageRecord, path: Path) -> None:
         image, task = record.image, record.task
+        costs = [mask.effort for mask in record.accepted if mask.effort is not None]
         values = {
             "filepath": str(path),
             "metadata": self.fiftyone.ImageMetadata(width=image.width, height=image.height),
@@ -150,10 +147,10 @@ class _Mirror:
             "hardness": task.hardness,
             "score": record.predicted[-1].score if record.predicted else None,
             "n_accepted": len(record.accepted),
-            "n_clicks": _total([mask.clicks for mask in record.accepted]),
-            "seconds": _total([mask.seconds for mask in record.accepted]),
-            "first_iou": _mean([mask.first_iou for mask in record.accepted]),
-            "last_iou": _mean([mask.last_iou for mask in record.accepted]),
+            "n_clicks": _total([cost.clicks for cost in costs]),
+            "seconds": _total([cost.seconds for cost in costs]),
+            "first_iou": _mean([cost.first_iou for cost in costs]),
+            "last_iou": _mean([cost.last_iou for cost in costs]),
             "annotators": sorted({m.annotator for m in record.accepted if m.annotator}),
             "accepted": self._accepted(record),
             "prediction": self._predicted(record),
@@ -165,22 +162,23 @@ class _Mirror:
     def _accepted(self, record: ImageRecord) -> Any:
         found = []
         for mask in record.accepted:
+            region, effort = mask.region, mask.effort
             try:
-                boxed = self.masks.put(from_png(mask.mask))
+                boxed = self.masks.put(from_png(region.mask))
             except MaskloopError as error:
-                self._leave_out(f"accepted region {mask.region_id}", error)
+                self._leave_out(f"accepted region {region.id}", error)
                 continue
             if boxed is not None:
                 found.append(
                     self._detection(
                         boxed,
-                        label=mask.label,
-                        ls_region_id=mask.ls_region_id,
+                        label=region.label,
+                        ls_region_id=region.ls_region_id,
                         annotator=mask.annotator,
-                        clicks=mask.clicks,
-                        seconds=mask.seconds,
-                        first_iou=mask.first_iou,
-                        last_iou=mask.last_iou,
+                        clicks=effort and effort.clicks,
+                        seconds=effort and effort.seconds,
+                        first_iou=effort and effort.first_iou,
+                        last_iou=effort and effort.last_iou,
                     )
                 )
         return self.fiftyone.Detections(detections=found)
@@ -189,7 +187,8 @@ class _Mirror:
         found = []
         height, width = record.image.height, record.image.width
         for answer in record.predicted:
-            row = self.session.get_one(Interaction, answer.interaction_id)
+            with self.sessions() as session:
+                row = interactions.get(session, answer.interaction_id)
             try:
                 boxed = self.masks.put(decode(row.rle, height, width))
             except MaskloopError as error:
@@ -201,10 +200,10 @@ class _Mirror:
                         boxed,
                         label=answer.label,
                         confidence=answer.score,
-                        ls_region_id=answer.ls_region_id,
-                        clicks=answer.prompts,
-                        model_version=answer.model_version,
-                        became_accepted=answer.accepted,
+                        ls_region_id=answer.region_id,
+                        clicks=len(answer.prompts),
+                        model_version=answer.version,
+                        became_accepted=bool(answer.accepted),
                     )
                 )
         return self.fiftyone.Detections(detections=found)

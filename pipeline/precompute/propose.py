@@ -1,4 +1,4 @@
-"""Masks of a task's objects before anyone opens it: a prediction that an annotator can accept."""
+"""Proposes masks for a task before it is opened, as a prediction that an annotator can accept."""
 
 from __future__ import annotations
 
@@ -10,43 +10,45 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-
 from model.errors import MaskloopError
 from model.inference.proposals import Proposal, ProposalConfig, propose
 from model.progress import Progress, silent
-from pipeline.errors import LabelConfigError, LabelStudioError
-from pipeline.labelstudio.client import Json
+from pipeline.errors import LabelConfigError
+from pipeline.images.catalog import task_of
 from pipeline.labelstudio.config import LabelConfig, read_label_config
 from pipeline.labelstudio.connect import TITLE
+from pipeline.labelstudio.model_versions import our_proposals, proposals_version, round_version
+from pipeline.labelstudio.projects import find_project
 from pipeline.labelstudio.regions import label_of, output_region
-from pipeline.masks import rle
+from pipeline.labelstudio.types import PredictionJson, RegionJson
+from pipeline.masks.coded import CodedMask
 from pipeline.masks.ops import clean
 from pipeline.precompute.encode import encode_task
-from pipeline.record.tables import Round, RoundItem
+from pipeline.record import rounds, versions
 from pipeline.runtime import Runtime
-from pipeline.selection.label_order import our_proposals, proposals_version, round_version
-from pipeline.sync.webhooks import task_of
 
 log = logging.getLogger(__name__)
 
-# Of one prediction's JSON: Label Studio sends a task's predictions along with each click on it.
+# Limit of one prediction's JSON: Label Studio sends a task's predictions with every click on it.
 MOST_BYTES = 1_000_000
-NOT_WAITING = "It is annotated already, or not in the project; name a task that waits."
+NOT_WAITING = (
+    "It is annotated already, or is not in the project; name a task without an annotation."
+)
 
 
 @dataclass(frozen=True)
 class ProposeReport:
-    """What proposing masks for a project came to.
+    """The result of proposing masks for a project.
 
     Attributes:
-        tasks: how many have no annotation.
-        left: of them, those that the serving version had proposed for already, with that label, or
-            in vain. With a limit, as far as it had to look.
-        proposed: of them, those that were given proposals, of ``regions`` masks in all.
+        tasks: number of tasks without an annotation.
+        left: how many of them were left alone, because the serving version had already proposed
+            masks with this label for them, or had found none. With a limit, only the tasks that
+            were checked count.
+        proposed: how many of them got proposals now.
+        regions: number of proposed masks in all.
         problems: task id in Label Studio -> sentence.
-        advice: what keeps annotators from seeing the proposals, as sentences.
+        advice: sentences about settings that hide the proposals from annotators.
     """
 
     tasks: int
@@ -59,12 +61,12 @@ class ProposeReport:
 
 @dataclass(frozen=True)
 class Target:
-    """Where the proposals of one run go, and as what."""
+    """The project, labelling config and label that the proposals of one run are written for."""
 
     project_id: int
     config: LabelConfig
     label: str
-    tolerance: float  # of outlines
+    tolerance: float  # of outlines, as in label_studio.outline_tolerance
 
 
 def propose_project(
@@ -78,22 +80,22 @@ def propose_project(
     config: ProposalConfig,
     progress: Progress = silent,
 ) -> ProposeReport:
-    """Propose masks for the tasks of a project that have no annotation, those of its round first.
+    """Propose masks for the tasks of a project that have no annotation, tasks of its round first.
 
-    A task's proposals are one prediction, which takes the place of an earlier call's; predictions
-    and annotations of others stay as they are. One task that fails does not stop the rest. Where
-    nothing is found the prediction is empty, so that the next call need not look again.
+    The proposals of a task are one prediction, which replaces that of an earlier call; other
+    predictions and all annotations stay as they are. A task that fails does not stop the rest.
+    When no object is found, the prediction is empty, so that the next call skips the task.
 
     Args:
-        only: these tasks alone, by their ids in Label Studio; they are always proposed for anew.
-        limit: stop after so many tasks; those that failed do not count, or they would be all that
-            is ever tried.
-        label: of the masks; None: the first that the labelling config gives them.
-        again: also tasks that have proposals of the serving version with this label.
+        only: only these tasks, by their ids in Label Studio, even if they have proposals.
+        limit: stop after this many tasks. Tasks that fail do not count, or a few tasks that always
+            fail would use up the limit of every call.
+        label: of the masks; None: the first mask label of the labelling config.
+        again: also propose for tasks with proposals of the serving version with this label.
 
     Raises:
-        LabelStudioError: out of reach, or no such project.
-        LabelConfigError: its labelling config lacks what masks need, or has no such label.
+        LabelStudioError: Label Studio is out of reach, or has no such project.
+        LabelConfigError: the labelling config lacks what masks need, or has no such label.
     """
     target = _target(runtime, project_id, label)
     rows = _waiting(runtime, target, only)
@@ -128,14 +130,17 @@ def _propose_task(
     config: ProposalConfig,
     progress: Progress,
 ) -> int:
-    """Make one prediction of what is found on a task's image; of how many masks.
+    """Write the masks that are found on a task's image as one prediction.
 
     Args:
         task: its id in Label Studio.
         row: the id of its row.
 
+    Returns:
+        The number of masks.
+
     Raises:
-        MaskloopError: the image cannot be had, or Label Studio refuses the prediction.
+        MaskloopError: the image cannot be fetched, or Label Studio refuses the prediction.
     """
     image_id = encode_task(runtime, row)
     version, model = runtime.serving.current()
@@ -144,7 +149,7 @@ def _propose_task(
     client = runtime.label_studio
     ours, newest_round = _names(runtime, target)
     former = client.predictions(task)
-    prediction = {
+    prediction: PredictionJson = {
         "task": task,
         "model_version": proposals_version(version.name),
         "score": round(fmean(region["score"] for region in regions), 4) if regions else 0.0,
@@ -155,23 +160,17 @@ def _propose_task(
         if old["model_version"] in ours:
             client.delete_prediction(old["id"])
         elif old["model_version"] == newest_round:
-            # Whoever is handed tasks sees the predictions of the round's version and no others.
+            # Annotators who label a round see only the predictions of the round's version.
             client.update_prediction(old["id"], task=task, result=regions)
     return len(regions)
 
 
 def _target(runtime: Runtime, project_id: int, label: str | None) -> Target:
-    client = runtime.label_studio
-    project = client.project(project_id)
-    if project is None:
-        raise LabelStudioError(
-            f"Label Studio at {client.url} has no project {project_id}; "
-            "look the number up in the address of its page."
-        )
+    project = find_project(runtime.label_studio, project_id)
     config = read_label_config(str(project["label_config"]))
     if label is not None and label not in config.labels:
         raise LabelConfigError(
-            f"The masks' labels are {', '.join(config.labels)}, and {label!r} is not among them; "
+            f"The mask labels are {', '.join(config.labels)}, and {label!r} is not among them; "
             "name one of them."
         )
     return Target(
@@ -182,19 +181,16 @@ def _target(runtime: Runtime, project_id: int, label: str | None) -> Target:
     )
 
 
-def _newest_round(session: Session, target: Target) -> Round | None:
-    rounds = select(Round).where(Round.ls_project_id == target.project_id)
-    return session.scalars(rounds.order_by(Round.id.desc()).limit(1)).first()
-
-
 def _names(runtime: Runtime, target: Target) -> tuple[frozenset[str], str | None]:
-    """The model versions that our proposals stand under, and that of the newest round.
+    """The model versions of our predictions, and the model version of the newest round.
 
-    Asked for each task: a call may run for hours, and both versions and rounds come meanwhile.
+    This is read for each task, because a call may run for hours, and versions and rounds may be
+    added meanwhile.
     """
     with runtime.sessions() as session:
-        newest = _newest_round(session, target)
-        return our_proposals(session), None if newest is None else round_version(newest.number)
+        newest = rounds.newest(session, target.project_id)
+        names = versions.names(session).values()
+    return our_proposals(names), None if newest is None else round_version(newest.number)
 
 
 def _waiting(runtime: Runtime, target: Target, only: Collection[int]) -> dict[int, int]:
@@ -208,17 +204,15 @@ def _waiting(runtime: Runtime, target: Target, only: Collection[int]) -> dict[in
         field = target.config.image_field
         rows = [task_of(session, target.project_id, task.id, task.data, field) for task in remote]
         session.flush()
-        rank: dict[int, int] = {}
-        if (newest := _newest_round(session, target)) is not None:
-            items = select(RoundItem).where(RoundItem.round_id == newest.id)
-            rank = {item.task_id: item.rank for item in session.scalars(items)}
+        newest = rounds.newest(session, target.project_id)
+        rank = {} if newest is None else rounds.ranks(session, newest.id)
         rows.sort(key=lambda row: (rank.get(row.id, math.inf), row.ls_task_id))
         return {row.ls_task_id: row.id for row in rows}
 
 
 def _stand(runtime: Runtime, target: Target, task: int) -> bool:
-    """Whether a task has proposals of the serving version with the label that is wanted, or the
-    empty ones of an image on which it found nothing."""
+    """Whether a task has a prediction of the serving version with the wanted label, or an empty
+    one, because no object was found."""
     version, _ = runtime.serving.current()
     return any(
         prediction["model_version"] == proposals_version(version.name)
@@ -227,10 +221,13 @@ def _stand(runtime: Runtime, target: Target, task: int) -> bool:
     )
 
 
-def proposed_regions(found: Sequence[Proposal], target: Target, task: int) -> list[Json]:
-    """What Label Studio shows for proposals: regions, the largest first, so that the small
-    ones are drawn on top; as many of the steadiest as ``MOST_BYTES`` hold."""
-    kept: list[tuple[float, Json]] = []
+def proposed_regions(found: Sequence[Proposal], target: Target, task: int) -> list[RegionJson]:
+    """The regions that Label Studio shows for proposals, the largest first.
+
+    In this order small regions are drawn on top. When they do not all fit into ``MOST_BYTES``, the
+    proposals with the highest stability are kept.
+    """
+    kept: list[tuple[float, RegionJson]] = []
     budget = MOST_BYTES
     for proposal in sorted(found, key=lambda proposal: -proposal.stability):
         click, prediction = proposal.click, proposal.prediction
@@ -238,12 +235,9 @@ def proposed_regions(found: Sequence[Proposal], target: Target, task: int) -> li
         if not mask.any():  # less than a pixel of a small image
             continue
         name = f"{target.project_id}/{task}/{target.label}/proposal/{click.row}/{click.col}"
-        height, width = prediction.image_size
         region = output_region(
             region_id=hashlib.sha256(name.encode()).hexdigest()[:12],
-            rle=rle.encode(mask),
-            height=height,
-            width=width,
+            mask=CodedMask.of_mask(mask),
             label=target.label,
             config=target.config,
             score=proposal.score,
@@ -251,7 +245,9 @@ def proposed_regions(found: Sequence[Proposal], target: Target, task: int) -> li
         )
         size = len(json.dumps(region))
         if size > budget:
-            log.warning("task %d: a proposal of %d bytes has no room beside the others", task, size)
+            log.warning(
+                "Task %d: a proposal of %d bytes is left out for lack of space.", task, size
+            )
             continue
         budget -= size
         kept.append((proposal.area, region))
@@ -259,15 +255,19 @@ def proposed_regions(found: Sequence[Proposal], target: Target, task: int) -> li
 
 
 def _show(runtime: Runtime, target: Target) -> tuple[str, ...]:
-    """Have Label Studio show the proposals, unless somebody chose otherwise; advice on the rest."""
+    """Let Label Studio show the proposals, unless people chose other predictions.
+
+    Returns:
+        Sentences about settings that still hide the proposals from annotators.
+    """
     client = runtime.label_studio
     version, _ = runtime.serving.current()
     newest = proposals_version(version.name)
     ours, newest_round = _names(runtime, target)
-    project = client.project(target.project_id) or {}
+    project = find_project(client, target.project_id)
     shown = project.get("model_version") or ""
-    # TITLE stands there since `maskloop connect`: the backend's answers, which a task that nobody
-    # opened has none of.
+    # `maskloop connect` sets TITLE, which shows the answers of the backend; a task that was never
+    # opened has none.
     if shown in ("", TITLE) or shown in ours - {newest}:
         client.update_project(target.project_id, model_version=newest)
         shown = newest
@@ -286,6 +286,9 @@ def _show(runtime: Runtime, target: Target) -> tuple[str, ...]:
 
 
 def _at(done: int, total: int, progress: Progress) -> Progress:
-    """What says anew, at each step within a task, how many are done: a task may take a quarter of
-    an hour, and a job that says nothing for minutes is taken for dead."""
+    """A progress that reports the number of finished tasks again at every step within a task.
+
+    A task may take a quarter of an hour, and a job without a sign of life for minutes counts as
+    dead.
+    """
     return lambda *_: progress(done, total)

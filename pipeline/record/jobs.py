@@ -1,8 +1,9 @@
-"""Rows of long jobs: who runs one, how far it is, and what came of it.
+"""Rows of long jobs: which process runs a job, its progress, and its result.
 
-A job is a row, never a process's variable, so ``maskloop status`` shows it whatever process runs
-it, and a crash leaves a trace. A row left ``running`` by a process that died is found by its
-owner (same machine: the process is gone) or by its silence (another machine).
+A job is a row and not a variable of a process, so ``maskloop status`` shows it whichever process
+runs it, and a crash leaves a trace. When a process died and left its row ``running``, this is
+noticed by the row's owner (on the same machine: the process no longer exists) or by the time since
+its last sign of life (on another machine).
 """
 
 from __future__ import annotations
@@ -14,27 +15,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from model.errors import MaskloopError
-from pipeline.errors import ServiceError
+from pipeline.errors import BusyError
 from pipeline.record.engine import lock
 from pipeline.record.tables import Job, now
 
-SILENT_AFTER = timedelta(minutes=5)  # a job on another machine that says nothing for longer is dead
+SILENT_AFTER = timedelta(minutes=5)  # without a sign of life, a job on another machine is dead
 WRITE_EVERY = 0.5  # seconds between two writes of a job's progress
-
-
-class JobBusyError(ServiceError):
-    """The same job is running elsewhere at this moment."""
+DELIVERIES = 100  # how many of the newest jobs are searched for a message's first delivery
+RETRY_FAILED = timedelta(minutes=30)  # the pause after a failed job
+MAX_CRASHES = 3  # in a row, before a crash counts as a failure
+CRASHED = "The process of this {kind} job ended without a word; it runs again."
 
 
 @dataclass
 class JobHandle:
-    """What a running job tells the record. ``progress`` fits ``model.progress.Progress``."""
+    """Writes the progress of a running job to its row. ``progress`` is a
+    ``model.progress.Progress``."""
 
     sessions: sessionmaker[Session]
     id: int
@@ -43,7 +45,7 @@ class JobHandle:
     _written: float = field(default=-WRITE_EVERY, repr=False)
 
     def progress(self, done: int, total: int | None) -> None:
-        """Note that ``done`` of ``total`` steps are over; cheap enough to call at every step."""
+        """Note that ``done`` of ``total`` steps are done; cheap enough to call at every step."""
         moment = time.monotonic()
         if done != total and moment - self._written < WRITE_EVERY:
             return
@@ -58,20 +60,20 @@ class JobHandle:
 def job(
     sessions: sessionmaker[Session], kind: str, *, exclusive: bool = False
 ) -> Iterator[JobHandle]:
-    """Run a block as a job of ``kind``; its row says done or failed when the block is left.
+    """Run a block as a job of ``kind``; its row says done or failed when the block ends.
 
     Args:
-        exclusive: refuse while a living job of the same kind is running.
+        exclusive: refuse to start while another job of the same kind runs in a living process.
 
     Raises:
-        JobBusyError: ``exclusive`` and another one is running.
+        BusyError: ``exclusive`` is set and another job of this kind is running.
     """
     with sessions.begin() as session:
         if exclusive:
             lock(session, f"job {kind}")
         bury_dead(session, kind)
         if exclusive and (other := running(session, kind)) is not None:
-            raise JobBusyError(
+            raise BusyError(
                 f"A {kind} job is already running ({other.owner}); wait until it is done."
             )
         row = Job(kind=kind, status="running", owner=_me())
@@ -87,31 +89,65 @@ def job(
 
 
 def running(session: Session, kind: str) -> Job | None:
-    """The newest job of ``kind`` that is running, if any."""
+    """The newest job of ``kind`` that is running in a living process, if any."""
     statement = select(Job).where(Job.kind == kind, Job.status == "running")
-    return session.scalars(statement.order_by(Job.id.desc()).limit(1)).first()
+    found = session.scalars(statement.order_by(Job.id.desc()))
+    return next((row for row in found if _alive(row)), None)
 
 
 def done_by(session: Session, kind: str, message: str) -> Job | None:
-    """The job of ``kind`` that was done for the queue's ``message``, among the last hundred.
+    """The finished job of ``kind`` for the queue's ``message``, among the newest ``DELIVERIES``.
 
-    A message may be delivered twice; a job that makes something new each time asks this first.
+    A message may be delivered twice; a job that makes something new each time checks this first.
     """
     statement = select(Job).where(Job.kind == kind, Job.status == "done")
-    newest = session.scalars(statement.order_by(Job.id.desc()).limit(100))
+    newest = session.scalars(statement.order_by(Job.id.desc()).limit(DELIVERIES))
     return next((row for row in newest if (row.result or {}).get("message") == message), None)
 
 
+def newest(session: Session, limit: int, kind: str | None = None) -> list[Job]:
+    """The newest jobs, or the newest of one kind, newest first."""
+    statement = select(Job).order_by(Job.id.desc()).limit(limit)
+    if kind is not None:
+        statement = statement.where(Job.kind == kind)
+    return list(session.scalars(statement))
+
+
+def outcome(row: Job) -> Literal["running", "done", "failed", "crashed"]:
+    """The state of a job. "crashed" means that its process died without a message, whether or not
+    the row says so already."""
+    if row.status == "done":
+        return "done"
+    if row.status == "running":
+        return "running" if _alive(row) else "crashed"
+    return "crashed" if row.finished_at is None else "failed"
+
+
+def must_pause(session: Session, kind: str) -> bool:
+    """Whether jobs of ``kind`` must wait because one failed less than ``RETRY_FAILED`` ago.
+
+    Without this pause, a job that cannot succeed would start again at every check of the clock. A
+    crashed job starts again at once, but the last of ``MAX_CRASHES`` in a row counts as a failure.
+    """
+    last = newest(session, MAX_CRASHES, kind)
+    if not last or outcome(last[0]) not in ("failed", "crashed"):
+        return False
+    if last[0].finished_at is not None:
+        return now() - last[0].finished_at < RETRY_FAILED
+    keeps_crashing = len(last) == MAX_CRASHES and all(outcome(row) == "crashed" for row in last)
+    return keeps_crashing and now() - last[0].seen_at < RETRY_FAILED
+
+
 def bury_dead(session: Session, kind: str | None = None) -> int:
-    """Mark jobs failed whose process died without a word; return how many."""
+    """Mark the jobs whose process died without a message as failed; return how many there were."""
     statement = select(Job).where(Job.status == "running")
     if kind is not None:
         statement = statement.where(Job.kind == kind)
     dead = [row for row in session.scalars(statement) if not _alive(row)]
     for row in dead:
         row.status = "failed"
-        row.message = f"The process of this {row.kind} job ended without a word; it runs again."
-        # finished_at stays empty: it did not finish, which tells a crash from a failure
+        row.message = CRASHED.format(kind=row.kind)
+        # finished_at stays empty: the job did not finish, which tells a crash from a failure.
     return len(dead)
 
 

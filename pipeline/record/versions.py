@@ -1,12 +1,13 @@
-"""The life of model versions in SQL. No weights here, see ``pipeline.registry.base`` for those.
+"""Rows of model versions and of the gate's decisions. ``pipeline.registry`` holds the weights.
 
-``candidate`` -> ``serving`` -> ``retired`` is the life of a version that the gate let through;
-``candidate`` -> ``refused`` of one it did not. At most one serves; the database enforces it.
+A version that the gate accepts goes through ``candidate`` -> ``serving`` -> ``retired``; one that
+it rejects goes from ``candidate`` to ``refused``. At most one version serves; the database
+enforces this.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from pipeline.errors import UnknownRecordError
@@ -19,9 +20,19 @@ def serving(session: Session) -> ModelVersion | None:
     return session.scalars(select(ModelVersion).where(ModelVersion.status == "serving")).first()
 
 
+def serving_id(session: Session) -> int | None:
+    """Id of the version that answers clicks, if one is chosen yet."""
+    return session.scalars(select(ModelVersion.id).where(ModelVersion.status == "serving")).first()
+
+
 def versions(session: Session) -> list[ModelVersion]:
     """All versions, newest first."""
     return list(session.scalars(select(ModelVersion).order_by(ModelVersion.id.desc())))
+
+
+def names(session: Session) -> dict[int, str]:
+    """The names of all versions, by id."""
+    return {version.id: version.name for version in versions(session)}
 
 
 def find(session: Session, name: str) -> ModelVersion:
@@ -30,7 +41,7 @@ def find(session: Session, name: str) -> ModelVersion:
     Raises:
         UnknownRecordError: there is none.
     """
-    version = session.scalars(select(ModelVersion).where(ModelVersion.name == name)).first()
+    version = named(session, name)
     if version is None:
         raise UnknownRecordError(
             f"There is no model version {name!r}; `maskloop models list` names them all."
@@ -38,14 +49,57 @@ def find(session: Session, name: str) -> ModelVersion:
     return version
 
 
+def named(session: Session, name: str) -> ModelVersion | None:
+    """The version called ``name``, if there is one."""
+    return session.scalars(select(ModelVersion).where(ModelVersion.name == name)).first()
+
+
+def by_digest(session: Session, digest: str) -> ModelVersion | None:
+    """The oldest version that was made from the file with this SHA-256 or is stored under it.
+
+    Fine-tunes are left out.
+    """
+    statement = select(ModelVersion).where(
+        or_(ModelVersion.sha256 == digest, ModelVersion.source_sha256 == digest),
+        ModelVersion.snapshot_id.is_(None),
+    )
+    return session.scalars(statement.order_by(ModelVersion.id).limit(1)).first()
+
+
+def by_source(session: Session, source: str) -> ModelVersion | None:
+    """The oldest version whose weights came from ``source``."""
+    statement = select(ModelVersion).where(ModelVersion.source == source)
+    return session.scalars(statement.order_by(ModelVersion.id)).first()
+
+
+def unjudged(session: Session, snapshot_id: int, encoder: str) -> ModelVersion | None:
+    """A candidate with this encoder that was trained on a snapshot and is not judged yet."""
+    return session.scalars(
+        select(ModelVersion).where(
+            ModelVersion.snapshot_id == snapshot_id,
+            ModelVersion.status == "candidate",
+            ModelVersion.encoder == encoder,
+        )
+    ).first()
+
+
 def decision(session: Session, version: ModelVersion) -> GateDecision | None:
-    """How the gate judged ``version``, if it did; the newest judgement."""
+    """The gate's newest decision about ``version``, if there is one."""
     statement = select(GateDecision).where(GateDecision.candidate_id == version.id)
     return session.scalars(statement.order_by(GateDecision.id.desc()).limit(1)).first()
 
 
+def last_decision(session: Session) -> tuple[GateDecision, str] | None:
+    """The gate's newest decision and the name of the candidate, if there is one."""
+    newest = select(GateDecision, ModelVersion.name).join(
+        ModelVersion, ModelVersion.id == GateDecision.candidate_id
+    )
+    row = session.execute(newest.order_by(GateDecision.id.desc()).limit(1)).first()
+    return None if row is None else (row[0], row[1])
+
+
 def hold_serving(session: Session) -> None:
-    """Keep every other process from changing what serves until this transaction ends."""
+    """Prevent other processes from changing the serving version until this transaction ends."""
     lock(session, "serving")
 
 
@@ -61,19 +115,19 @@ def promote(session: Session, version: ModelVersion) -> None:
 
 
 def refuse(session: Session, version: ModelVersion) -> None:
-    """Note that the gate turned ``version`` down; one that somebody let serve meanwhile stays."""
+    """Note that the gate refused ``version``; a version promoted meanwhile keeps serving."""
     if version.status == "candidate":
         version.status = "refused"
         session.flush()
 
 
 def rollback(session: Session) -> ModelVersion:
-    """Serve again what served before the present version; returns it.
+    """Let the version that served before the present one serve again; returns that version.
 
-    Times of promotion stay as they are, so a second rollback goes one further back.
+    The times of promotion do not change, so a second rollback goes back one more version.
 
     Raises:
-        UnknownRecordError: nothing served before.
+        UnknownRecordError: no version served before.
     """
     hold_serving(session)
     current = serving(session)
@@ -95,6 +149,6 @@ def rollback(session: Session) -> ModelVersion:
 def _swap(session: Session, current: ModelVersion | None, following: ModelVersion) -> None:
     if current is not None:
         current.status = "retired"
-        session.flush()  # first, or the index that allows one serving row would refuse the second
+        session.flush()  # First, because the index allows only one serving row at a time.
     following.status = "serving"
     session.flush()

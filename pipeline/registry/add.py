@@ -1,4 +1,4 @@
-"""``maskloop models add``: a checkpoint of somebody else's becomes a version in the registry."""
+"""``maskloop models add``: registers an external checkpoint as a model version."""
 
 from __future__ import annotations
 
@@ -9,25 +9,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import select
-
 from model.errors import CheckpointError, MaskloopError
 from model.network.config import SegNextConfig
 from model.progress import Progress, silent
 from pipeline.record import versions
 from pipeline.record.tables import ModelVersion
 from pipeline.registry.download import alone, fetch_drive, fetch_url, shown
-from pipeline.registry.weights import add_weights, by_digest, file_digest, read_weights
-from pipeline.runtime import Runtime
+from pipeline.registry.registry import Registry, name_taken
+from pipeline.registry.weights import file_digest, read_weights
 from pipeline.storage.store import Store
 
-# What the authors of SegNext released: our name, and the file's id on Google Drive.
+# The checkpoints that the authors of SegNext released: our name, and the file's id on Google Drive.
 RELEASED = {
     "vitb-sax1": "1G_m9_sVYVD2MBDf5ulrAUz-iSvi8bQfZ",
     "vitb-sax2": "1uHEcvwA2spsLQqDJiYKqv1pf3vgLAG7-",
     "vitb-sax2-hq": "1qkXIvxnlY3Z4xLYGWJcoAHBUNyDmvwPS",  # fine-tuned on HQSeg-44K
 }
-LONGEST = 55  # characters of a name: a piece of a checksum may come behind it
+LONGEST = 55  # characters of a name, because a part of a checksum may be added to it
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST - 1}}}")
 TAKEN = re.compile(
     r"v\d+|base(-.*)?|candidate-.*|serving"
@@ -39,13 +37,13 @@ class Added:
     """A checkpoint that is in the registry.
 
     Attributes:
-        is_new: it was not before.
+        is_new: it was not in the registry before.
         network: its shape, in words.
-        parameters: how many numbers it holds.
-        input_size: side in pixels, the longest of what it sees of an image.
-        sha256: of the file as it came.
-        serving: name of the version that serves; None: none does.
-        same_encoder: it reads the embeddings that the serving version does.
+        parameters: how many parameters it has.
+        input_size: side length in pixels of the square that an image is scaled to fit.
+        sha256: of the original file.
+        serving: name of the serving version; None: there is none.
+        same_encoder: it uses the same embeddings as the serving version.
     """
 
     name: str
@@ -59,8 +57,10 @@ class Added:
     same_encoder: bool
 
 
-def add(runtime: Runtime, what: str, name: str | None = None, progress: Progress = silent) -> Added:
-    """Fetch, check, convert and register a checkpoint; nothing changes when it is there already.
+def add(
+    registry: Registry, what: str, name: str | None = None, progress: Progress = silent
+) -> Added:
+    """Fetch, check, convert and register a checkpoint; one that is registered already stays as is.
 
     Args:
         what: a name in ``RELEASED``, an http(s) address, or a path.
@@ -69,30 +69,31 @@ def add(runtime: Runtime, what: str, name: str | None = None, progress: Progress
 
     Raises:
         CheckpointError: it cannot be fetched or used; the message says why.
+        BusyError: another process is adding the same file.
     """
     if name is not None:
-        _check_name(runtime, name, _source(what))
-    if (known := _known_release(runtime, what)) is not None:
-        return _report(runtime, known, is_new=False)
-    with _file(runtime, what, progress) as path:
+        _check_name(registry, name, _source(what))
+    if (known := _known_release(registry, what)) is not None:
+        return _report(registry, known, is_new=False)
+    with _file(registry, what, progress) as path:
         digest = file_digest(path)
-        with runtime.sessions() as session:
-            known = by_digest(session, digest)
-        if known is not None and _is_whole(runtime.store, known):
-            return _report(runtime, known, is_new=False)
+        with registry.sessions() as session:
+            known = versions.by_digest(session, digest)
+        if known is not None and _is_whole(registry.store, known):
+            return _report(registry, known, is_new=False)
         weights = read_weights(path)
-    with runtime.sessions.begin() as session:
-        before = {version.id: version.name for version in versions.versions(session)}
-        version = add_weights(
-            session, runtime.store, weights, name=name or _derived(what), source=_source(what)
-        )
-        is_new = version.id not in before
-        if is_new and name is not None and version.name != name:
-            raise _taken(name)  # by another process, or by what the same path held before
-    return _report(runtime, version, is_new=is_new)
+    # Reading takes seconds, in which another process may have added the same weights.
+    with registry.sessions() as session:
+        before = versions.names(session)
+    # The name may have been taken since it was checked: by another process, or because the same
+    # path held another file before.
+    version = registry.add(
+        weights, name=name or _derived(what), source=_source(what), wished=name is not None
+    )
+    return _report(registry, version, is_new=version.id not in before)
 
 
-# --- where it comes from ---
+# --- Where a checkpoint comes from ---
 
 
 def _is_address(what: str) -> bool:
@@ -106,8 +107,8 @@ def _source(what: str) -> str:
 
 
 @contextmanager
-def _file(runtime: Runtime, what: str, progress: Progress) -> Iterator[Path]:
-    """A file on this machine; a fetched one goes when it is no longer needed."""
+def _file(registry: Registry, what: str, progress: Progress) -> Iterator[Path]:
+    """A file on this machine; a downloaded file is deleted when it is no longer needed."""
     if what not in RELEASED and not _is_address(what):
         path = Path(what)
         if not path.is_file():
@@ -119,10 +120,11 @@ def _file(runtime: Runtime, what: str, progress: Progress) -> Iterator[Path]:
         return
     if what not in RELEASED and not what.lower().startswith(("http://", "https://")):
         raise CheckpointError(
-            f"{shown(what)} is no http(s) address; fetch the file yourself and give its path."
+            f"{shown(what)} is not an http(s) address; fetch the file yourself and give its path."
         )
-    # A name of its own, so that parts of different files never meet; its end is shown in errors.
-    folder = runtime.settings.home / "downloads" / hashlib.sha256(what.encode()).hexdigest()[:16]
+    # The folder is named after the source, so that parts of different files are never mixed. The
+    # file keeps its own name, because errors show it.
+    folder = registry.settings.home / "downloads" / hashlib.sha256(what.encode()).hexdigest()[:16]
     target = folder / f"{_derived(what)}.pth"
     with alone(target):
         if what in RELEASED:
@@ -131,18 +133,17 @@ def _file(runtime: Runtime, what: str, progress: Progress) -> Iterator[Path]:
             fetch_url(what, target, progress)
         try:
             yield target
-        finally:  # also when it was refused: a damaged file would be met again otherwise
+        finally:  # also after a refusal, or a damaged file would be used again
             target.unlink(missing_ok=True)
 
 
-def _known_release(runtime: Runtime, what: str) -> ModelVersion | None:
-    """The version made from a released file: half a gigabyte is not fetched twice to learn that."""
+def _known_release(registry: Registry, what: str) -> ModelVersion | None:
+    """The version made from a released file, so that half a gigabyte is not downloaded again."""
     if what not in RELEASED:
         return None
-    with runtime.sessions() as session:
-        statement = select(ModelVersion).where(ModelVersion.source == _source(what))
-        known = session.scalars(statement.order_by(ModelVersion.id)).first()
-    return known if known is not None and _is_whole(runtime.store, known) else None
+    with registry.sessions() as session:
+        known = versions.by_source(session, _source(what))
+    return known if known is not None and _is_whole(registry.store, known) else None
 
 
 def _is_whole(store: Store, version: ModelVersion) -> bool:
@@ -152,24 +153,26 @@ def _is_whole(store: Store, version: ModelVersion) -> bool:
         return False
 
 
-# --- what it is called ---
+# --- The version's name ---
 
 
-def _check_name(runtime: Runtime, name: str, source: str) -> None:
-    """Before anything is fetched. A version of that name from the same place may be this one."""
+def _check_name(registry: Registry, name: str, source: str) -> None:
+    """Check the name before anything is fetched.
+
+    A version of that name from the same source is allowed, because it may be this checkpoint.
+
+    Raises:
+        CheckpointError: the name is not allowed, or a version from another source has it.
+    """
     if not NAME.fullmatch(name) or TAKEN.fullmatch(name):
         raise CheckpointError(
             f"{name[:80]!r} cannot be a version's name; take up to {LONGEST} letters, digits, dots "
             "and dashes, and none of the names that versions get by themselves (v7, base)."
         )
-    with runtime.sessions() as session:
-        taken = session.scalars(select(ModelVersion).where(ModelVersion.name == name)).first()
+    with registry.sessions() as session:
+        taken = versions.named(session, name)
     if taken is not None and taken.source != source:
-        raise _taken(name)
-
-
-def _taken(name: str) -> CheckpointError:
-    return CheckpointError(f"There is another version {name} already; give another --name or none.")
+        raise name_taken(name)
 
 
 def _derived(what: str) -> str:
@@ -179,14 +182,14 @@ def _derived(what: str) -> str:
     return f"model-{stem}"[:LONGEST].rstrip("-") if not stem or TAKEN.fullmatch(stem) else stem
 
 
-# --- what is said of it ---
+# --- The report ---
 
 
-def _report(runtime: Runtime, version: ModelVersion, *, is_new: bool) -> Added:
+def _report(registry: Registry, version: ModelVersion, *, is_new: bool) -> Added:
     from model.checkpoints import files as checkpoints
 
-    config = checkpoints.read_config(runtime.store.local_path(version.key))
-    with runtime.sessions() as session:
+    config = checkpoints.read_config(registry.store.local_path(version.key))
+    with registry.sessions() as session:
         serving = versions.serving(session)
     return Added(
         name=version.name,

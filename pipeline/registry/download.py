@@ -1,4 +1,4 @@
-"""Fetching large files: resumed where a try ended, in this process or an earlier one."""
+"""Downloads large files, and resumes a download that this or an earlier process began."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ import httpx
 from model.errors import CheckpointError
 from model.files import write_file
 from model.progress import Progress, silent
+from pipeline.errors import BusyError
 
 MAX_BYTES = 8_000_000_000  # the largest ViT in single precision is well under half of it
-TRIES = 5  # in a row that bring nothing new
+TRIES = 5  # in a row that bring no new bytes
 DRIVE_RETRIES = 3
-PAUSE = 1.0  # seconds after the first of them; doubles
+PAUSE = 1.0  # seconds after the first such try; it doubles each time
 TIMEOUT = 30.0  # seconds without a byte
 
 
 class _TryAgainError(Exception):
-    """A trouble that may be gone at the next try."""
+    """An error that may not occur again at the next try."""
 
 
 def fetch_drive(file_id: str, target: Path, progress: Progress = silent) -> None:
     """Fetch a public file of Google Drive by its id; ``progress`` counts bytes.
 
-    What has come stays beside ``target``, which the caller holds (``alone``), and the next call
-    goes on from there. gdown cannot tell whether the file changed in between: who reads it must
-    notice, as the sums in a .pth let one.
+    The bytes of an unfinished download stay next to ``target``, which the caller holds (``alone``),
+    and the next call continues from them. gdown cannot tell whether the file changed in between, so
+    the caller must check the result, for example by the checksums in a .pth file.
 
     Raises:
-        CheckpointError: it cannot be had now, or is too large.
+        CheckpointError: it cannot be fetched now, or is too large.
     """
 
     def report(done: int, total: int | None) -> None:
@@ -48,16 +49,16 @@ def fetch_drive(file_id: str, target: Path, progress: Progress = silent) -> None
         try:
             _from_drive(file_id, target, report)
         except Exception as error:
-            # So a part is refused that is longer than what the file has become, or is whole.
+            # This is the error for a part that is complete, or longer than the file is now.
             if not resumes or "byte range" not in str(error):
                 raise
             _delete(_drive_parts(target))
             _from_drive(file_id, target, report)
-    except CheckpointError:  # ours, from ``report``: nobody will go on with so much
+    except CheckpointError:  # from ``report``: a file that is too large is of no use
         _delete(_drive_parts(target))
         raise
-    except Exception as error:  # gdown reads pages that may be anything
-        # What requests raises are OSErrors, with more in them than a person wants to read.
+    except Exception as error:  # gdown reads web pages, so any error is possible
+        # The errors of requests are OSErrors, and their texts are too long to show.
         reason = "no connection" if isinstance(error.__cause__, OSError) else _reason(error)
         raise CheckpointError(
             f"https://drive.google.com/uc?id={file_id} cannot be fetched from here ({reason}); "
@@ -82,7 +83,7 @@ def _from_drive(file_id: str, target: Path, progress: Progress) -> None:
 
 
 def _drive_parts(target: Path) -> list[Path]:
-    """gdown puts eight characters of its own into a part's name."""
+    """The unfinished downloads of gdown, which adds eight characters to the name of a part."""
     return list(target.parent.glob(f"{glob.escape(target.name)}????????.part"))
 
 
@@ -94,17 +95,17 @@ def _delete(paths: list[Path]) -> None:
 def fetch_url(url: str, target: Path, progress: Progress = silent) -> None:
     """Fetch an http(s) address; ``progress`` counts bytes.
 
-    What has come stays beside ``target``, which the caller holds (``alone``), and the next call
-    goes on from there if the server says that the file is still the same.
+    The bytes of an unfinished download stay next to ``target``, which the caller holds (``alone``),
+    and the next call continues from them if the server says that the file is still the same.
 
     Raises:
-        CheckpointError: it cannot be had, is a web page, or is too large.
+        CheckpointError: it cannot be fetched, is a web page, or is too large.
     """
     part = target.with_name(f"{target.name}.part")
     with httpx.Client(
         follow_redirects=True,
         timeout=TIMEOUT,
-        # Byte offsets must be those of the file.
+        # Without compression, so that byte offsets are those of the file.
         headers={"Accept-Encoding": "identity", "User-Agent": "maskloop"},
     ) as client:
         failed = most = 0
@@ -131,16 +132,16 @@ def fetch_url(url: str, target: Path, progress: Progress = silent) -> None:
 
 
 def shown(url: str) -> str:
-    """An address fit for messages and records: its query may hold a signature or a password."""
+    """An address to show, without the parts that may hold secrets; at most 300 characters."""
     return re.sub(r"//[^/@]*@", "//", re.split(r"[?#]", url)[0])[:300]
 
 
 def _receive(client: httpx.Client, url: str, part: Path, progress: Progress) -> None:
     known, known_total = _remembered(part)
-    # One byte that we have is asked for again: the reply to a part that is whole, and only was not
-    # renamed, is then like any other.
+    # The last byte of the part is requested again. So a part that is complete, but was not renamed
+    # yet, also gets a normal reply.
     start = max(_size(part) - 1, 0) if known else 0
-    # If-Range: a file that changed since is sent from its beginning.
+    # With If-Range, the server sends a file that has changed from its beginning.
     resume = {"Range": f"bytes={start}-", "If-Range": known} if start else {}
     with client.stream("GET", url, headers=resume) as response:
         status = response.status_code
@@ -184,26 +185,26 @@ def _receive(client: httpx.Client, url: str, part: Path, progress: Progress) -> 
                     _check_size(done, shown(url))
                     file.write(chunk)
                     progress(done, total)
-        except CheckpointError:  # nobody will go on with gigabytes that are no SegNext
+        except CheckpointError:  # a file that is too large is not a SegNext checkpoint
             _forget(part)
             raise
     if total is not None and done < total:
         raise _TryAgainError("the server sent less of the file than it said")
 
 
-# --- what tells a file from a later one at the same address ---
+# --- Validators: whether the file at an address is still the same ---
 
 
 def _remember(part: Path, response: httpx.Response, total: int | None) -> None:
-    """For the file that begins to come. Where the reply says nothing of use: never resume."""
-    _forget(part)  # bytes of an earlier file must never lie beside the validator of this one
+    """Write the validator of a download that starts now. Without one it is never resumed."""
+    _forget(part)  # an older part must not be resumed with the new validator
     value = _validator(response)
     if value and "content-encoding" not in response.headers:
         write_file(_validator_file(part), f"{value}\n{total or ''}".encode())
 
 
 def _remembered(part: Path) -> tuple[str, int | None]:
-    """(validator, bytes of the whole file) of what lies in ``part``; ("", None): not known."""
+    """(validator, size in bytes of the complete file) of ``part``; ("", None) if not known."""
     try:
         value, _, total = _validator_file(part).read_text("utf-8", "replace").partition("\n")
     except FileNotFoundError:
@@ -217,7 +218,7 @@ def _forget(part: Path) -> None:
 
 
 def _validator(response: httpx.Response) -> str:
-    """Its strong ETag, else its date; "": it has nothing that could be sent back."""
+    """The reply's strong ETag, else its date; "" when it has neither in a usable form."""
     tag, date = (response.headers.get(name, "") for name in ("etag", "last-modified"))
     usable = [each for each in (tag, date) if _can_be_sent(each) and not each.startswith("W/")]
     return usable[0] if usable else ""
@@ -228,7 +229,7 @@ def _can_be_sent(value: str) -> bool:
 
 
 def _content_range(response: httpx.Response) -> tuple[int | None, int | None]:
-    """(first byte, bytes of the whole file) of a reply with a part of it."""
+    """(first byte, size in bytes of the complete file) of a reply with a part of the file."""
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", ""))
     if found is None:
         return None, None
@@ -237,7 +238,7 @@ def _content_range(response: httpx.Response) -> tuple[int | None, int | None]:
 
 def _content_length(response: httpx.Response) -> int | None:
     length = response.headers.get("content-length", "")
-    encoded = "content-encoding" in response.headers  # the length is of what was made of the file
+    encoded = "content-encoding" in response.headers  # the length is then that of the encoded bytes
     return int(length) if length.isdecimal() and not encoded else None
 
 
@@ -245,7 +246,7 @@ def _validator_file(part: Path) -> Path:
     return part.with_name(f"{part.name}.validator")
 
 
-# --- the rest ---
+# --- Helpers ---
 
 
 def _size(path: Path) -> int:
@@ -255,7 +256,8 @@ def _size(path: Path) -> int:
 def _check_size(size: int, what: str) -> None:
     if size > MAX_BYTES:
         raise CheckpointError(
-            f"{what} is over {MAX_BYTES // 10**9} GB, so it is no SegNext; check the address."
+            f"{what} is over {MAX_BYTES // 10**9} GB, so it is no SegNext checkpoint; check the "
+            "address."
         )
 
 
@@ -265,13 +267,14 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def alone(target: Path) -> Iterator[None]:
-    """Hold ``target``, around its fetch and all that is done with it: two processes that append to
-    one file would spoil it, and one would remove what the other reads.
+    """Hold a lock on ``target`` while it is fetched and used.
 
-    Its folder is made, and removed again unless something to go on from is left there.
+    Without the lock, two processes would append to one file, or one would delete a file that the
+    other reads. The folder of ``target`` is made, and removed again if it is empty at the end.
 
     Raises:
-        CheckpointError: another process holds it, or nothing can be written there.
+        BusyError: another process holds it.
+        CheckpointError: nothing can be written there.
     """
     path = target.with_name(f"{target.name}.lock")
     try:
@@ -279,16 +282,16 @@ def alone(target: Path) -> Iterator[None]:
         file = path.open("w")
     except OSError as error:
         raise CheckpointError(
-            f"Nothing can be written to {target.parent} ({error.strerror}); mend its rights."
+            f"Nothing can be written to {target.parent} ({error.strerror}); correct its rights."
         ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             held = os.path.samestat(os.fstat(file.fileno()), path.stat())
         except (BlockingIOError, FileNotFoundError):
-            held = False  # another process has it, or had it when we opened it and removed it since
+            held = False  # another process holds it, or has removed it since we opened it
         if not held:
-            raise CheckpointError("Another process is adding this file; wait until it is done.")
+            raise BusyError("Another process is adding this file; wait until it is done.")
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""The network that serves, in a process that answers: it follows promotions by itself."""
+"""The serving network of a process that answers clicks; it follows promotions automatically."""
 
 from __future__ import annotations
 
@@ -7,48 +7,35 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session, sessionmaker
 
 from model.errors import MaskloopError
+from pipeline.record import versions
 from pipeline.record.tables import ModelVersion
-from pipeline.record.versions import serving
-from pipeline.registry.base import ensure_base, load_to_serve
-from pipeline.settings import Settings
-from pipeline.storage.store import Store
+from pipeline.registry.registry import Registry
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from model.network.segnext import SegNext
 
 log = logging.getLogger(__name__)
 
-CHECK_EVERY = 1.0  # seconds between two looks at which version serves
+CHECK_EVERY = 1.0  # seconds between two checks of which version serves
 RETRY_AFTER = 60.0  # seconds before weights that could not be loaded are tried again
 
 
 class ServingModel:
-    """The version that serves and its network, swapped between two calls of ``current``.
+    """The serving version and its network, which may change between two calls of ``current``.
 
-    Safe to share between threads. While one thread loads a new version, the others go on with
-    the old one; a version that cannot be loaded never replaces one that works.
+    Threads may share it. While one thread loads a new version, the others keep using the old one;
+    a version that cannot be loaded never replaces one that works.
 
     Args:
-        compiled: compile a network, and warm it up, before it serves; the one before it answers
+        compiled: compile a network, and warm it up, before it serves; the former network answers
             meanwhile.
     """
 
-    def __init__(
-        self,
-        sessions: sessionmaker[Session],
-        store: Store,
-        settings: Settings,
-        *,
-        compiled: bool = False,
-    ) -> None:
-        self._sessions = sessions
-        self._store = store
-        self._settings = settings
+    def __init__(self, registry: Registry, *, compiled: bool = False) -> None:
+        self._registry = registry
         self._compiled = compiled
         self._lock = threading.Lock()
         self._held: tuple[ModelVersion, SegNext] | None = None
@@ -56,10 +43,10 @@ class ServingModel:
         self._faulty: tuple[int, float] | None = None  # version id, and when it failed to load
 
     def current(self) -> tuple[ModelVersion, SegNext]:
-        """The version that serves (detached from any session) and its network.
+        """The serving version (detached from any session) and its network.
 
         Raises:
-            CheckpointError: there is no version that can be loaded, and none was held before.
+            CheckpointError: no version can be loaded, and none was loaded before.
         """
         held = self._held
         if held is None:
@@ -69,33 +56,33 @@ class ServingModel:
                     self._looked = time.monotonic()
                 return self._held
         if time.monotonic() - self._looked >= CHECK_EVERY and self._lock.acquire(blocking=False):
-            if self._compiled:  # which takes minutes, while somebody waits for an answer
+            if self._compiled:  # This takes minutes, and an annotator waits.
                 threading.Thread(target=self._follow, args=(held,), daemon=True).start()
             else:
                 self._follow(held)
         return self._held or held
 
     def _first(self) -> tuple[ModelVersion, SegNext]:
-        with self._sessions.begin() as session:
-            version = serving(session)
-            if version is None:
-                ensure_base(session, self._store, self._settings)
-                version = serving(session)
-            assert version is not None  # ensure_base promotes when nothing serves
-            session.expunge(version)
+        with self._registry.sessions() as session:
+            version = versions.serving(session)
+        if version is None:
+            self._registry.ensure_base()
+            with self._registry.sessions() as session:
+                version = versions.serving(session)
+        assert version is not None  # ensure_base promotes when nothing serves
         return version, self._load(version)
 
     def _load(self, version: ModelVersion) -> SegNext:
         from model.inference import precision
 
-        model = load_to_serve(version, self._store, self._settings)
+        model = self._registry.load_to_serve(version)
         if self._compiled:
             log.info("Compiling %s; it takes minutes.", version.name)
             precision.compile_and_warm(model)
         return model
 
     def _follow(self, held: tuple[ModelVersion, SegNext]) -> None:
-        """Change to the version that serves now; called with the lock held, which it releases."""
+        """Change to the version that serves now. The caller holds the lock; this releases it."""
         try:
             self._change(held)
         finally:
@@ -105,13 +92,11 @@ class ServingModel:
     def _change(self, held: tuple[ModelVersion, SegNext]) -> None:
         wanted: int | None = None
         try:
-            with self._sessions() as session:
-                served = select(ModelVersion.id).where(ModelVersion.status == "serving")
-                wanted = session.scalars(served).first()
+            with self._registry.sessions() as session:
+                wanted = versions.serving_id(session)
                 if wanted is None or wanted == held[0].id or self._is_faulty(wanted):
                     return
                 version = session.get_one(ModelVersion, wanted)
-                session.expunge(version)
             self._held = version, self._load(version)
             self._faulty = None
             log.info("Now serving model version %s instead of %s.", version.name, held[0].name)

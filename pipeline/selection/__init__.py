@@ -1,1 +1,4 @@
-"""."""
+"""Which tasks to label next, and handing them to Label Studio in that order.
+
+May import ``pipeline.runtime`` and below.
+"""

@@ -1,11 +1,11 @@
-"""How hard an image will be, from signals that cost nothing: no label, no second model.
+"""Estimates how hard an image will be to label, without a label or a second model.
 
-- Disagreement: clicks moved by a few pixels should give one mask; where they do not, the model
+- Disagreement: clicks moved by a few pixels should give the same mask; when they do not, the model
   does not know the object.
-- Boundary entropy: how undecided the answer is along its own outline.
-- Effort: what labelled images that look alike cost their annotators, spread by nearest neighbours.
+- Boundary entropy: how uncertain the answer is along its own outline.
+- Effort: what similar labelled images cost their annotators, averaged over nearest neighbours.
 
-Signals have different units, so they are combined by rank; one that is missing is left out.
+The signals have different units, so they are combined by rank; a missing signal is left out.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-ANCHORS = 2  # places that are clicked in one image: its centre, and one drawn
+ANCHORS = 2  # places that are clicked in one image: its centre, and one drawn at random
 JITTERS = 3  # clicks around each place
 JITTER_SHARE = 0.02  # of the image's shorter side, in each direction
-INNER = (0.25, 0.75)  # a drawn place lies in the middle of the image, where objects are
+INNER = (0.25, 0.75)  # a drawn place lies in this part of the width and height, where objects are
 BAND = 2  # pixels on either side of the outline, at the answer's own low resolution
 NEIGHBOURS = 5
 
@@ -47,7 +47,7 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class Probe:
-    """What a handful of clicks on one image showed; both in [0, 1], higher is harder."""
+    """The signals from a few clicks on one image; both in [0, 1], higher is harder."""
 
     disagreement: float
     boundary_entropy: float
@@ -92,7 +92,7 @@ def disagreement(probabilities: Sequence[npt.NDArray[np.float32]]) -> float:
 def boundary_entropy(probability: npt.NDArray[np.float32]) -> float:
     """Mean binary entropy, in bits, in a band around the outline of float [h, w].
 
-    An answer without an outline (nothing or everything) is as undecided as can be: 1.
+    An answer without an outline (an empty mask or the whole image) has the maximum, 1.
     """
     mask = probability > 0.5
     if mask.all() or not mask.any():
@@ -111,12 +111,12 @@ def spread(
 ) -> Floats:
     """Values of the nearest known images, averaged by similarity.
 
-    ``known`` is float [M, C], ``values`` float [M], ``vectors`` float [N, C]; float [N] comes back,
-    all NaN when nothing is known.
+    ``known`` is float [M, C], ``values`` float [M], ``vectors`` float [N, C]; returns float [N],
+    all NaN when M is 0.
     """
     if not len(known):
         return np.full(len(vectors), np.nan)
-    # Pooled features share a large common part; without it, "near" means something.
+    # Pooled features share a large common part, which would make all images look similar.
     centre = known.mean(axis=0) if len(known) > 1 else np.zeros(known.shape[1], dtype=np.float32)
     similarity = unit(vectors - centre) @ unit(known - centre).T
     k = min(neighbours, len(known))
@@ -126,7 +126,7 @@ def spread(
 
 
 def effort(clicks: Floats, seconds: Floats, first_iou: Floats, last_iou: Floats) -> Floats:
-    """One figure in [0, 1] for what each region cost its annotator, all float [R], NaN unknown."""
+    """The effort of each region as one figure in [0, 1]; all float [R], NaN where unknown."""
     return combine(
         {
             "clicks": clicks,
@@ -140,7 +140,8 @@ def effort(clicks: Floats, seconds: Floats, first_iou: Floats, last_iou: Floats)
 def combine(signals: Mapping[str, Floats]) -> Floats:
     """Mean of ranks in [0, 1], float [N]; higher is harder in every signal.
 
-    A NaN is left out, of the ranking and of the mean. NaN comes back where nothing is known.
+    NaN values are left out of the ranking and of the mean. The result is NaN where no signal is
+    known.
     """
     ranked = np.stack([_ranks(signal) for signal in signals.values()])
     known = np.isfinite(ranked)
@@ -150,7 +151,10 @@ def combine(signals: Mapping[str, Floats]) -> Floats:
 
 
 def _ranks(values: Floats) -> Floats:
-    """Ranks scaled to [0, 1], ties share theirs; a lone value, or all alike, is 0.5; NaN stays."""
+    """Ranks scaled to [0, 1]; equal values share a rank, and NaN stays NaN.
+
+    A single value gets 0.5, and so do all values when they are equal.
+    """
     ranks = np.full(len(values), np.nan)
     known = np.isfinite(values)
     n = int(known.sum())

@@ -1,7 +1,8 @@
-"""Hand a round to Label Studio, so that its annotators get it in our order.
+"""Writes a round to Label Studio, so that its annotators get the tasks in our order.
 
-Two ways at once, because annotators take work in two ways: the Label button follows the scores of
-predictions, and "Label tasks as displayed" follows the tab of the data manager it is pressed in.
+The order is written in two forms, because annotators have two ways to get tasks: the Label button
+follows the scores of predictions, and "Label tasks as displayed" follows the current tab of the
+data manager.
 """
 
 from __future__ import annotations
@@ -9,94 +10,76 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-
-from pipeline.labelstudio.client import Json, LabelStudio
-from pipeline.record.tables import Round, RoundItem, Task, now
-from pipeline.record.versions import versions
+from pipeline.labelstudio.client import LabelStudio
+from pipeline.labelstudio.model_versions import our_proposals, round_version
+from pipeline.labelstudio.types import PredictionJson, RegionJson
+from pipeline.record import rounds, versions
+from pipeline.record.tables import Round
+from pipeline.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
 SAMPLING = "Uncertainty sampling"  # hands out the lowest score of the project's model version first
 SCORE_FIELD = "al_score"  # in a task's data: Label Studio cannot order by a task's meta
 ROUND_FIELD = "round"
-
-
-def round_version(number: int) -> str:
-    """What Label Studio calls the model version that a round's scores stand under."""
-    return f"round-{number}"
-
-
-def proposals_version(name: str) -> str:
-    """What Label Studio calls the model version that a version's proposals stand under."""
-    return f"{name} proposals"
-
-
-def our_proposals(session: Session) -> frozenset[str]:
-    """What Label Studio calls the model versions that ``maskloop propose`` made predictions of.
-
-    By name, each: predictions of somebody else's "RPN proposals" are not ours to take away.
-    """
-    return frozenset(proposals_version(version.name) for version in versions(session))
+SCORE_DIGITS = 6  # after the point
 
 
 def view_title(number: int) -> str:
     return f"Round {number}"
 
 
-def write_round(client: LabelStudio, session: Session, round_: Round) -> int:
-    """Write a round's order to its project; again after a failure, or to restore it.
+def write_round(runtime: Runtime, round_id: int) -> int:
+    """Write a round's order to its project; call it again after a failure, or to restore the order.
 
-    The last call is the one that switches the project over, so a failure before it leaves the
-    order that was.
+    The last request switches the project to the new order, so a failure before it keeps the
+    former order.
 
     Returns:
-        How many tasks were written; those deleted in Label Studio meanwhile are left out.
+        How many tasks were written; tasks deleted in Label Studio meanwhile are left out.
 
     Raises:
-        LabelStudioError: Label Studio is out of reach or refuses a part.
+        LabelStudioError: Label Studio is out of reach or refuses a request.
     """
-    project_id, number = round_.ls_project_id, round_.number
-    ranked = session.scalars(
-        select(Task.ls_task_id)
-        .join(RoundItem, RoundItem.task_id == Task.id)
-        .where(RoundItem.round_id == round_.id)
-        .order_by(RoundItem.rank)
-    ).all()
+    client = runtime.label_studio
+    with runtime.sessions() as session:
+        chosen = session.get_one(Round, round_id)
+        ranked = rounds.ranked_tasks(session, round_id)
+        ours = our_proposals(versions.names(session).values())
+    project_id, number = chosen.ls_project_id, chosen.number
     scores = {
-        # Low comes first. Evenly spread in (0, 1), never in exponent form: some databases order
-        # a field of a task's data as text.
-        task_id: round((rank + 1) / (len(ranked) + 1), 6)
+        # The lowest score comes first. Scores are evenly spaced in (0, 1) and never have an
+        # exponent, because some databases sort a field of a task's data as text.
+        task_id: round((rank + 1) / (len(ranked) + 1), SCORE_DIGITS)
         for rank, task_id in enumerate(ranked)
     }
-    ours = our_proposals(session)
     marked = {task_id: _mark(client, task_id, number, scores[task_id], ours) for task_id in ranked}
     version = round_version(number)
-    client.delete_predictions(project_id, version)  # of an attempt that failed half way
-    predictions: list[Json] = [
+    client.delete_predictions(project_id, version)  # from an earlier attempt that failed
+    predictions: list[PredictionJson] = [
         {"task": task_id, "model_version": version, "score": scores[task_id], "result": regions}
         for task_id, regions in marked.items()
         if regions is not None
     ]
-    written = [prediction["task"] for prediction in predictions]
     for some in _portions(predictions):
         client.import_predictions(project_id, some)
     _save_view(client, project_id, number)
     client.update_project(project_id, model_version=version, sampling=SAMPLING)
-    round_.written_at = now()
-    log.info("round %d of project %d: %d tasks in order", number, project_id, len(written))
-    return len(written)
+    with runtime.sessions.begin() as session:
+        rounds.note_written(session, round_id)
+    log.info("Round %d of project %d: %d tasks are in order.", number, project_id, len(predictions))
+    return len(predictions)
 
 
 def _mark(
     client: LabelStudio, ls_task_id: int, number: int, score: float, ours: frozenset[str]
-) -> list[Json] | None:
-    """Put the round and the score into a task's data.
+) -> list[RegionJson] | None:
+    """Write the round and the score into a task's data.
 
     Returns:
-        The regions proposed for it. Whoever is handed tasks sees the predictions of the round's
-        version and no others, so the round's carries them. None when the task is gone.
+        The regions proposed for the task; None when the task no longer exists. An annotator who
+        labels a round sees only the predictions of the round's version, so those must contain the
+        proposed regions.
     """
     task = client.task(ls_task_id)
     if task is None:
@@ -108,8 +91,8 @@ def _mark(
     return next((list(prediction["result"]) for prediction in proposed), [])
 
 
-def _portions(predictions: list[Json]) -> Iterator[list[Json]]:
-    """All those without regions at once; of the others, which are large, one at a time."""
+def _portions(predictions: list[PredictionJson]) -> Iterator[list[PredictionJson]]:
+    """Predictions without regions as one list; then each of the others, which are large, alone."""
     bare = [prediction for prediction in predictions if not prediction["result"]]
     if bare:
         yield bare
@@ -118,7 +101,7 @@ def _portions(predictions: list[Json]) -> Iterator[list[Json]]:
 
 def _save_view(client: LabelStudio, project_id: int, number: int) -> None:
     title = view_title(number)
-    only_this_round: Json = {
+    only_this_round = {
         "filter": f"filter:tasks:data.{ROUND_FIELD}",
         "operator": "equal",
         "type": "Number",

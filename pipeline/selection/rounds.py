@@ -1,8 +1,8 @@
-"""The next round of labelling: from the pool of a project to rows of ``round`` and ``round_item``.
+"""Chooses the next round of labelling from a project's pool, and writes it as rows.
 
-Every number the choice rests on is free: vectors that encoding left behind, a few decodes, and
-what labelled images cost. Without any label, and without effort rows, the same code runs on fewer
-signals; that is round 0.
+All the numbers behind the choice are cheap: the vectors that encoding stored, a few decodes, and
+the effort of labelled images. Round 0 has no labels and no effort rows, so the same code uses fewer
+signals there.
 """
 
 from __future__ import annotations
@@ -14,27 +14,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import delete, func, select, update
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session
 
 from model.errors import MaskloopError
 from model.progress import Progress, silent
 from pipeline.errors import NotEnoughDataError
+from pipeline.record import embeddings, regions, rounds, tasks
 from pipeline.record.engine import lock
-from pipeline.record.tables import (
-    Annotation,
-    Effort,
-    Embedding,
-    Image,
-    Region,
-    Round,
-    RoundItem,
-    Task,
-)
+from pipeline.record.tables import Round, RoundItem
 from pipeline.record.tables.task import TaskStatus
+from pipeline.runtime import Runtime
 from pipeline.selection import hardness as signals
-from pipeline.selection import sampling as selection
-from pipeline.settings import Settings
+from pipeline.selection import sampling
 
 if TYPE_CHECKING:
     from model.network.segnext import SegNext
@@ -44,13 +35,10 @@ log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
 
-# Probing decodes a handful of times for each image; in a larger pool a fair sample is probed and
-# the rest is given its neighbours' values, so a round takes minutes at any size.
+# Probing decodes a few times for each image. In a pool larger than this, a random sample is probed
+# and the other images get the values of their neighbours, so a round takes minutes at any size.
 PROBED = 300
-BETA_GROWTH = 5  # later rounds trust hardness more, up to this many times the setting
-# Not labelled yet. What an earlier round left undone is chosen from again: Label Studio follows
-# the newest round only, and would hand the rest out last.
-WAITING: tuple[TaskStatus, ...] = ("pool", "queued")
+BETA_GROWTH = 5  # later rounds give hardness more weight, up to this many times the setting
 
 
 @dataclass(frozen=True)
@@ -64,48 +52,36 @@ class Candidate:
     vector: npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What one accepted region of an image cost; None where it is not known."""
-
-    image_id: int
-    clicks: int
-    seconds: float | None
-    first_iou: float | None
-    last_iou: float | None
-
-
 def make_round(
-    sessions: sessionmaker[Session],
-    embeddings: Embeddings,
-    model: SegNext,
-    settings: Settings,
+    runtime: Runtime,
     project_id: int,
+    model: SegNext,
     *,
     size: int | None = None,
     progress: Progress = silent,
 ) -> Round:
     """Choose the next round of a project, write its rows and queue its tasks.
 
-    What an earlier round left undone waits again, beside the rest of the pool. An earlier round
-    that was never written to Label Studio is dropped: nobody has seen it.
+    Tasks that an earlier round left unlabelled are in the pool again. An earlier round that was
+    never written to Label Studio is deleted, because no annotator has seen it.
 
     Args:
-        model: the serving model; its embeddings and answers are what the choice looks at.
+        model: the serving model; the choice uses its embeddings and answers.
         size: tasks wanted; None: ``settings.selection.size``.
-        progress: told how many images are probed of how many.
+        progress: counts probed images.
 
     Returns:
         The new round, with fewer tasks only when the pool is smaller.
 
     Raises:
-        NotEnoughDataError: no task of the project waits with an encoded image.
+        NotEnoughDataError: the project has no unlabelled task with an encoded image.
     """
-    with sessions.begin() as session:
-        _drop_unwritten(session, project_id)
+    with runtime.sessions.begin() as session:
+        rounds.drop_unwritten(session, project_id)
+    with runtime.sessions() as session:
         candidates = _candidates(session, project_id, model)
-        costs = _costs(session, project_id)
-    waiting = np.array([candidate.status in WAITING for candidate in candidates], dtype=bool)
+        costs = regions.costs(session, project_id)
+    waiting = np.array([candidate.status in tasks.WAITING for candidate in candidates], dtype=bool)
     if not waiting.any():
         raise NotEnoughDataError(
             f"No unlabelled task of project {project_id} has an encoded image; "
@@ -114,19 +90,19 @@ def make_round(
     vectors = np.stack([candidate.vector for candidate in candidates])
     hardness = np.full(len(candidates), np.nan)
     hardness[waiting] = _hardness(
-        [candidate for candidate in candidates if candidate.status in WAITING],
+        [candidate for candidate in candidates if candidate.status in tasks.WAITING],
         vectors[waiting],
         _effort_by_image(costs, candidates, vectors),
-        _Prober(embeddings, model, settings.selection.seed, progress),
+        _Prober(runtime.embeddings, model, runtime.settings.selection.seed, progress),
     )
-    wanted = settings.selection.model_copy(update={"size": size} if size else {})
-    with sessions() as session:
-        number = _next_number(session, project_id)
-        still = _waiting(session, project_id)
-    # Outside any transaction that writes: clustering a large pool takes seconds, and on SQLite
-    # every click's log row would wait for it.
+    wanted = runtime.settings.selection.model_copy(update={"size": size} if size else {})
+    with runtime.sessions() as session:
+        number = rounds.next_number(session, project_id)
+        still = tasks.unlabelled(session, project_id)
+    # This is outside any transaction that writes: clustering a large pool takes seconds, and on
+    # SQLite the log row of every click would wait that long.
     wanted = wanted.model_copy(update={"beta": wanted.beta * min(number + 1, BETA_GROWTH)})
-    picks = selection.select(
+    picks = sampling.select(
         vectors,
         hardness,
         np.array([candidate.task_id not in still for candidate in candidates], dtype=bool),
@@ -137,29 +113,21 @@ def make_round(
         seed=wanted.seed + number,
     )
     row = Round(ls_project_id=project_id, number=number, settings=wanted.model_dump(mode="json"))
-    with sessions.begin() as session:
+    with runtime.sessions.begin() as session:
         lock(session, f"round of project {project_id}")
         _write(session, row, picks, candidates, hardness)
     return row
 
 
-def _drop_unwritten(session: Session, project_id: int) -> None:
-    """Forget rounds that Label Studio was never told of."""
-    rounds = select(Round.id).where(Round.ls_project_id == project_id, Round.written_at.is_(None))
-    for table, column in ((RoundItem, RoundItem.round_id), (Round, Round.id)):
-        gone = delete(table).where(column.in_(rounds))
-        session.execute(gone.execution_options(synchronize_session=False))
-
-
 def _write(
     session: Session,
     row: Round,
-    picks: Sequence[selection.Pick],
+    picks: Sequence[sampling.Pick],
     candidates: Sequence[Candidate],
     hardness: Floats,
 ) -> None:
-    # Choosing took its time: a task somebody labelled or deleted since then waits no longer.
-    still = _waiting(session, row.ls_project_id)
+    # The choice took time, and some of its tasks may have been labelled or deleted meanwhile.
+    still = tasks.unlabelled(session, row.ls_project_id)
     picks = [pick for pick in picks if candidates[pick.index].task_id in still]
     if not picks:
         raise NotEnoughDataError(
@@ -179,65 +147,36 @@ def _write(
         )
         for rank, pick in enumerate(picks)
     )
-    ranked = [
-        {"id": candidate.task_id, "hardness": float(value)}
-        for candidate, value in zip(candidates, hardness, strict=True)
-        if np.isfinite(value)
-    ]
-    if ranked:
-        session.execute(update(Task), ranked)
-    left = update(Task).where(Task.ls_project_id == row.ls_project_id, Task.status == "queued")
-    session.execute(left.values(status="pool"))
-    queued = [candidates[pick.index].task_id for pick in picks]
-    session.execute(update(Task).where(Task.id.in_(queued)).values(status="queued"))
-    log.info("round %d of project %d: %d tasks", row.number, row.ls_project_id, len(picks))
-
-
-def _waiting(session: Session, project_id: int) -> set[int]:
-    """Ids of the task rows that nobody labelled yet."""
-    waiting = select(Task.id).where(Task.ls_project_id == project_id, Task.status.in_(WAITING))
-    return set(session.scalars(waiting))
-
-
-def _next_number(session: Session, project_id: int) -> int:
-    last = session.scalar(select(func.max(Round.number)).where(Round.ls_project_id == project_id))
-    return 0 if last is None else last + 1
+    tasks.note_hardness(
+        session,
+        {
+            candidate.task_id: float(value)
+            for candidate, value in zip(candidates, hardness, strict=True)
+            if np.isfinite(value)
+        },
+    )
+    tasks.queue(session, row.ls_project_id, [candidates[pick.index].task_id for pick in picks])
+    log.info("Round %d of project %d has %d tasks.", row.number, row.ls_project_id, len(picks))
 
 
 def _candidates(session: Session, project_id: int, model: SegNext) -> list[Candidate]:
-    """Tasks with an embedding of this encoder: what waits, and what a round must not repeat."""
-    rows = session.execute(
-        select(Task.id, Task.status, Image.id, Image.sha256, Embedding.vector)
-        .join(Image, Image.id == Task.image_id)
-        .join(Embedding, Embedding.image_id == Image.id)
-        .where(
-            Task.ls_project_id == project_id,
-            Task.status.in_((*WAITING, "accepted")),
-            Embedding.encoder == model.encoder_fingerprint,
-            Embedding.preprocess == model.preprocess_id,
-        )
-        .order_by(Task.id)
+    """Tasks with an embedding of this encoder: the unlabelled ones, and the labelled ones, whose
+    near-duplicates a round must not contain."""
+    found = embeddings.vectors_of_tasks(
+        session,
+        project_id,
+        (*tasks.WAITING, "accepted"),
+        model.encoder_fingerprint,
+        model.preprocess_id,
     )
     return [
         Candidate(task_id, status, image_id, sha256, np.frombuffer(vector, dtype=np.float32))
-        for task_id, status, image_id, sha256, vector in rows
+        for task_id, status, image_id, sha256, vector in found
     ]
 
 
-def _costs(session: Session, project_id: int) -> list[Cost]:
-    rows = session.execute(
-        select(Region.image_id, Effort.clicks, Effort.seconds, Effort.first_iou, Effort.last_iou)
-        .join(Effort, Effort.region_id == Region.id)
-        .join(Annotation, Annotation.id == Region.annotation_id)
-        .join(Task, Task.id == Annotation.task_id)
-        .where(Task.ls_project_id == project_id, Annotation.stands())
-        .order_by(Region.id)
-    )
-    return [Cost(*row) for row in rows]
-
-
 def _effort_by_image(
-    costs: Sequence[Cost], candidates: Sequence[Candidate], vectors: npt.NDArray[np.float32]
+    costs: Sequence[regions.Cost], candidates: Sequence[Candidate], vectors: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float32], Floats]:
     """Vectors float [M, C] and efforts float [M] in [0, 1] of the labelled images."""
     place = {candidate.image_id: index for index, candidate in enumerate(candidates)}
@@ -246,11 +185,11 @@ def _effort_by_image(
     def column(name: str) -> Floats:
         return np.array([getattr(cost, name) for cost in costs], dtype=np.float64)
 
-    regions = signals.effort(
+    efforts = signals.effort(
         column("clicks"), column("seconds"), column("first_iou"), column("last_iou")
     )
     by_image: dict[int, list[float]] = {}
-    for cost, value in zip(costs, regions, strict=True):
+    for cost, value in zip(costs, efforts, strict=True):
         by_image.setdefault(place[cost.image_id], []).append(float(value))
     rows = list(by_image)
     return vectors[rows], np.array([np.mean(by_image[row]) for row in rows], dtype=np.float64)
@@ -276,8 +215,8 @@ class _Prober:
                 embedding = self.embeddings.get(pool[index].image_id, self.model)
                 seen = signals.probe(self.model, embedding, int(pool[index].sha256[:8], 16))
             except MaskloopError as error:
-                # One lost image must not cost the round; its neighbours speak for it.
-                log.warning("task %d is not probed: %s", pool[index].task_id, error)
+                # One lost image must not stop the round; it gets the values of its neighbours.
+                log.warning("Task %d is not probed: %s", pool[index].task_id, error)
             else:
                 found[:, index] = seen.disagreement, seen.boundary_entropy
             self.progress(done, len(chosen))

@@ -1,12 +1,13 @@
-"""Which images to label next: distinct ones, spread over the data, hard ones more often.
+"""Chooses the images to label next: distinct, spread over the data, and hard ones more often.
 
 Pure numpy and scikit-learn: no database, no network. The steps, each a function below:
 
-1. near-duplicates become one, and those of images that are already labelled leave the pool;
-2. a slice is drawn plainly at random: the unbiased baseline the rest has to beat;
-3. k-means cuts what is left into one stratum per place in the batch;
-4. each stratum gives one image, by ``beta * log(hardness)`` plus Gumbel noise. Noise on the scores
-   ("power sampling") keeps a batch from being many copies of one difficulty.
+1. near-duplicates count as one image, and near-duplicates of labelled images leave the pool;
+2. a share is drawn at random: the unbiased baseline that the rest has to beat;
+3. k-means divides the remaining images into one stratum per remaining pick of the batch;
+4. each stratum gives the image with the highest ``beta * log(hardness)`` plus Gumbel noise. This
+   noise (the power acquisition of Kirsch et al., arXiv:2106.12059) prevents a batch in which all
+   images are difficult in the same way.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ MANY_VECTORS = 20_000  # beyond this, k-means works on mini-batches
 class Pick:
     """One image of a batch.
 
-    ``index`` counts in the vectors given. ``reason`` is "hard" (its stratum's draw), "random" (the
-    plain random slice) or "duplicate" (nothing distinct was left). ``hardness`` in [0, 1], None
-    where unknown. ``stratum`` is None outside the strata.
+    ``index`` is the row in the given vectors. ``reason`` is "hard" (chosen from its stratum),
+    "random" (from the random share) or "duplicate" (no distinct image was left). ``hardness`` is in
+    [0, 1], or None where unknown. ``stratum`` is None for images that no stratum gave.
     """
 
     index: int
@@ -57,23 +58,23 @@ def select(
     beta: float = 1.0,
     seed: int = 0,
 ) -> list[Pick]:
-    """Choose ``size`` of the images that are not labelled, in the order to hand them out.
+    """Choose ``size`` of the images that are not labelled, in the order in which to label them.
 
-    The batch has exactly ``size`` picks, or the whole pool where that is smaller; near-duplicates
-    come last and only when nothing distinct is left. The same arguments give the same batch.
+    The batch has exactly ``size`` picks, or the whole pool when that is smaller. Near-duplicates
+    come last and only when no distinct image is left. The same arguments give the same batch.
 
     Args:
-        vectors: float [N, C], of any length but zero.
+        vectors: float [N, C]; the rows may have any length greater than zero.
         hardness: float [N] in [0, 1]; NaN where nothing is known, which counts as the median.
         labelled: bool [N]; these are never picked, nor are their near-duplicates.
         size: images wanted, at least 0.
-        random_share: share of the batch in [0, 1] that is drawn plainly at random.
-        duplicate_similarity: cosine similarity from which two images are one.
-        beta: weight of hardness against noise; 0 is random within strata.
-        seed: of everything that is drawn.
+        random_share: share of the batch in [0, 1] that is drawn at random.
+        duplicate_similarity: cosine similarity from which two images are near-duplicates.
+        beta: weight of hardness against noise; 0 draws at random within the strata.
+        seed: of all random draws.
 
     Raises:
-        ValueError: the arrays do not belong together, or hold values that are not finite.
+        ValueError: the arrays have different N, or hold values that are not finite.
     """
     _check(vectors, hardness, labelled)
     rng = np.random.default_rng(seed)
@@ -82,8 +83,8 @@ def select(
     if size == 0:
         return []
 
-    # In random order, so that which of several near-duplicates stands for all says nothing
-    # about its hardness, and the random slice stays a fair sample.
+    # In random order, so that the choice among near-duplicates does not depend on hardness and
+    # the random share stays a fair sample.
     shuffled = rng.permutation(pool)
     distinct = distinct_rows(unit(vectors), shuffled, labelled, duplicate_similarity)
 
@@ -96,7 +97,7 @@ def select(
 
     picks = [Pick(int(rest[i]), "hard", _known(hardness[rest[i]]), int(strata[i])) for i in hard]
     for index in drawn_at_random:
-        # Anywhere in the order: a round that is left half done still holds both kinds.
+        # At a random place, so that both kinds are labelled even if the round is left half done.
         place = int(rng.integers(len(picks) + 1))
         picks.insert(place, Pick(int(index), "random", _known(hardness[index]), None))
     spare = shuffled[~np.isin(shuffled, distinct)]
@@ -108,7 +109,7 @@ def select(
 def distinct_rows(
     units: Vectors, order: Ints, labelled: Bools, duplicate_similarity: float
 ) -> Ints:
-    """The rows of ``order``, in that order, that resemble no labelled row and none before them.
+    """The rows of ``order`` that are near-duplicates of no labelled row and of no earlier row.
 
     ``units`` is float [N, C] of unit rows, ``order`` int [M] of rows that are not labelled.
     """
@@ -136,16 +137,17 @@ def cut_strata(units: Vectors, n_strata: int, seed: int) -> Ints:
         return np.zeros(len(units), dtype=np.int64)
     kind = MiniBatchKMeans if len(units) > MANY_VECTORS else KMeans
     with warnings.catch_warnings():
-        # Fewer different vectors than strata: some stay empty, which one_per_stratum copes with.
+        # With fewer different vectors than strata, some strata stay empty, which is allowed.
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = kind(n_clusters=n_strata, n_init=1, random_state=seed).fit_predict(units)
     return np.asarray(found, dtype=np.int64)
 
 
 def one_per_stratum(scores: Floats, strata: Ints, n_picks: int) -> Ints:
-    """Rows of the best score of each stratum, highest first; then second bests, and so on.
+    """The row with the best score of each stratum, highest score first; then the second best rows
+    of each stratum, and so on.
 
-    ``scores`` is float [N], ``strata`` int [N]; int [n_picks] comes back, n_picks at most N.
+    ``scores`` is float [N], ``strata`` int [N]; returns int [n_picks], with n_picks at most N.
     """
     best_first = np.argsort(-scores, kind="stable")
     seen: dict[int, int] = {}
@@ -159,7 +161,10 @@ def one_per_stratum(scores: Floats, strata: Ints, n_picks: int) -> Ints:
 
 
 def noisy_scores(hardness: Floats, beta: float, rng: np.random.Generator) -> Floats:
-    """``beta * log(hardness)`` plus Gumbel noise, float [N]; the argmax draws by hardness**beta."""
+    """``beta * log(hardness)`` plus Gumbel noise, float [N].
+
+    The row with the highest score is a random draw with probabilities as hardness**beta.
+    """
     known = hardness[np.isfinite(hardness)]
     middle = float(np.median(known)) if len(known) else 0.5
     filled = np.where(np.isfinite(hardness), hardness, middle)

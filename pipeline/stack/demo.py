@@ -10,14 +10,14 @@ from model.progress import Progress
 from pipeline.errors import ServiceError
 from pipeline.labelstudio.client import LabelStudio
 from pipeline.labelstudio.config import read_label_config
-from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.labelstudio.template import default_label_config
 
 TITLE = "maskloop demo"
 DESCRIPTION = (
-    "Turn on Auto-Annotation, press K and a label's digit, click an object; Alt+click takes away. "
-    "Accept with the tick, then Submit."
+    "Turn on Auto-Annotation, press K and a label's digit, and click an object; Alt+click removes "
+    "a part. Accept the mask with the tick, then press Submit."
 )
-# Each lies in the wheel itself, so no network is needed; each has something to outline.
+# Each file is part of the library's wheel, so no network is needed, and shows objects to outline.
 PHOTOGRAPHS = {
     "skimage": (
         "data",
@@ -39,7 +39,7 @@ PHOTOGRAPHS = {
 
 
 def photographs() -> list[Path]:
-    """The photographs' files, in the order they are uploaded.
+    """The files of the photographs, in the order of their upload.
 
     Raises:
         ServiceError: a library that carries them is not installed.
@@ -51,23 +51,23 @@ def photographs() -> list[Path]:
         if spec is None or spec.origin is None:
             raise ServiceError(f"{package}, which carries the photographs, is missing; run `make`.")
         paths = [Path(spec.origin).parent / folder / name for name in names]
-        found += [path for path in paths if path.is_file()]  # another release may carry fewer
+        found += [path for path in paths if path.is_file()]  # another release may have fewer
     return found
 
 
 def make_demo(client: LabelStudio, progress: Progress | None = None) -> int:
-    """Make the demo project, or finish one whose making was interrupted; its id.
+    """Make the demo project, or finish one that was interrupted; returns its id.
 
     Raises:
         LabelStudioError: Label Studio refused or is out of reach.
-        ServiceError: the photographs are not there.
+        ServiceError: the photographs are missing.
     """
     project = _find(client)
     if project is None:
         project = client.create_project(
-            TITLE, DEFAULT_LABEL_CONFIG, description=DESCRIPTION, show_collab_predictions=True
+            TITLE, default_label_config(), description=DESCRIPTION, show_collab_predictions=True
         )
-    field = read_label_config(DEFAULT_LABEL_CONFIG).image_field
+    field = read_label_config(default_label_config()).image_field
     there = [str(task.data.get(field, "")) for task in client.tasks(project)]
     paths = photographs()
     for done, path in enumerate(paths):

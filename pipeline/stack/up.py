@@ -1,6 +1,6 @@
 """``maskloop up`` and ``maskloop down``: the whole loop on one machine, in one folder.
 
-Read ``run_up`` as the table of contents: prepare, start, make the demo, encode, watch, stop.
+``run_up`` shows the order of the steps: prepare, start, make the demo, encode, watch, stop.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from pipeline.errors import ServiceError
-from pipeline.labelstudio.client import LabelStudio
 from pipeline.labelstudio.connect import Template, connect
-from pipeline.queue import MIRROR, SELECT_IF_DUE, Enqueuer
-from pipeline.record.engine import make_sessions, upgrade
-from pipeline.registry.base import ensure_base
+from pipeline.queue import MIRROR, SELECT_IF_DUE
+from pipeline.runtime import Runtime
 from pipeline.settings import SETTINGS_FILE, Settings
 from pipeline.stack import services
 from pipeline.stack.demo import TITLE, make_demo
@@ -35,7 +33,6 @@ from pipeline.stack.processes import (
     require_free_port,
     stop_all,
 )
-from pipeline.storage.store import Store
 
 WATCH_SECONDS = 0.5
 DOWN_SECONDS = 90
@@ -48,7 +45,7 @@ def run_up(home: Path, console: Console) -> None:
     Returns after an interrupt (SIGINT, SIGTERM, SIGHUP). Call it in the main thread.
 
     Raises:
-        MaskloopError: in one sentence, why it did not start or did not go on.
+        MaskloopError: a sentence that says why it did not start, or why it ended.
     """
     settings = prepare_home(home)
     with only_one(settings.home), _interruptible():
@@ -61,7 +58,7 @@ def run_up(home: Path, console: Console) -> None:
         except KeyboardInterrupt:
             console.print("Stopping; nothing is lost.")
         finally:
-            for number in SIGNALS:  # a second Ctrl-C must not leave half of it running
+            for number in SIGNALS:  # a second Ctrl-C must not interrupt the stop
                 signal.signal(number, signal.SIG_IGN)
             with console.status("Stopping the services"):
                 processes.stop()
@@ -69,10 +66,10 @@ def run_up(home: Path, console: Console) -> None:
 
 
 def run_down(home: Path, console: Console) -> None:
-    """Stop what ``maskloop up`` started on this home, also when that was killed itself.
+    """Stop everything that ``maskloop up`` started on this home, even if that was killed.
 
     Raises:
-        ServiceError: it does not stop.
+        ServiceError: ``maskloop up`` does not stop, or belongs to another account.
     """
     home = home.resolve()
     holder = lock_holder(home)
@@ -88,22 +85,21 @@ def run_down(home: Path, console: Console) -> None:
 
 
 def _start(settings: Settings, processes: Processes, console: Console) -> None:
-    stop_all(leftovers(settings.home))  # of a `maskloop up` that was killed
+    stop_all(leftovers(settings.home))  # from a `maskloop up` that was killed
     bottom = [
         services.redis_service(settings),
         services.mongod_service(settings),
         services.label_studio_service(settings),
     ]
     ours = [services.backend_service(settings), services.fiftyone_service(settings)]
-    for service in (*bottom, *ours):  # all before the first one starts
+    for service in (*bottom, *ours):  # all are checked before the first one starts
         require_free_port(service)
 
     for service in bottom:
         processes.start(service)
-    with console.status("Bringing the database to the newest schema"):
-        upgrade(settings)
-        with make_sessions(settings).begin() as session:
-            ensure_base(session, Store(settings.store_address), settings)
+    newest = console.status("Bringing the database to the newest schema")
+    with newest, Runtime(settings, migrate=True) as runtime:
+        runtime.registry.ensure_base()
     _wait(processes, bottom[:2], console)
     for service in ours:
         processes.start(service)
@@ -113,15 +109,15 @@ def _start(settings: Settings, processes: Processes, console: Console) -> None:
     settings = _project(settings, console)
     if settings.label_studio.project is not None:
         _encode(settings, console)
-    # Only now: the schedule reads the project when it starts, and encoding has the machine alone.
+    # The workers start last: the schedule reads the project when it starts, and until then the
+    # encoding has all cores.
     workers = [services.worker_service(settings), services.trainer_service(settings)]
     for service in workers:
         processes.start(service)
     _wait(processes, workers, console)
-    enqueuer = Enqueuer(settings)
-    enqueuer.send(SELECT_IF_DUE)  # the schedule's first look is minutes away
-    enqueuer.send(MIRROR)
-    enqueuer.close()
+    with Runtime(settings) as runtime:
+        runtime.enqueuer.send(SELECT_IF_DUE)  # the schedule's first look is minutes away
+        runtime.enqueuer.send(MIRROR)
     processes.check()
     _show_addresses(settings, console)
 
@@ -138,8 +134,8 @@ def _wait(processes: Processes, waited: list[Service], console: Console, remark:
 
 def _project(settings: Settings, console: Console) -> Settings:
     """The settings with a project to work on: the one they name, else the demo, made now."""
-    with LabelStudio(settings.label_studio) as client:
-        project = settings.label_studio.project
+    with Runtime(settings) as runtime:
+        client, project = runtime.label_studio, settings.label_studio.project
         template = Template() if project is None else None
         if project is None:
             with _bar(console) as bar:
@@ -147,7 +143,7 @@ def _project(settings: Settings, console: Console) -> Settings:
                 project = make_demo(
                     client, lambda done, total: bar.update(task, completed=done, total=total)
                 )
-            # Remembered only now: a demo whose making was interrupted is finished next time.
+            # Written only when the demo is complete, so that the next start finishes it otherwise.
             settings = remember_project(settings.home, project)
         elif client.project(project) is None:
             console.print(
@@ -164,11 +160,11 @@ def _project(settings: Settings, console: Console) -> Settings:
 
 
 def _encode(settings: Settings, console: Console) -> None:
-    """Encode what is not encoded yet, in a process of its own that gives its memory back."""
+    """Encode the remaining images in a separate process, which releases its memory at the end."""
     environment = {**os.environ, MARK_VARIABLE: str(settings.home)}
     command = [sys.executable, "-c", "from pipeline.cli.app import main; main()", "encode"]
     if subprocess.run(command, env=environment, check=False).returncode != 0:
-        # One bad image must not keep a whole team from its work.
+        # One bad image must not prevent the start.
         console.print(
             "Not every image could be encoded, for the reason above; "
             "`maskloop encode` tries again.",
@@ -187,7 +183,7 @@ def _show_addresses(settings: Settings, console: Console) -> None:
         f"                its password, and every setting: {settings.home / SETTINGS_FILE}",
     ]
     console.print("\n[bold]maskloop is up.[/bold] Ctrl-C stops it; nothing is lost.")
-    # Neither wrapped nor read as markup: an address must stay whole, and a password as it is.
+    # Not wrapped, to keep addresses whole, and not read as markup, to keep passwords unchanged.
     console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
 
 
@@ -209,7 +205,7 @@ def _ask_to_stop(holder: int, home: Path) -> None:
     while lock_holder(home) == holder:
         if time.monotonic() > deadline:
             raise ServiceError(
-                f"maskloop on {home} (process {holder}) does not stop; look into "
+                f"maskloop on {home} (process {holder}) does not stop; read the logs in "
                 f"{home / 'logs'}, then end that process yourself."
             )
         time.sleep(WATCH_SECONDS)
@@ -217,7 +213,7 @@ def _ask_to_stop(holder: int, home: Path) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP become KeyboardInterrupt, as SIGINT is; the old ways come back after."""
+    """Turn SIGTERM and SIGHUP into KeyboardInterrupt, as SIGINT is, until the block ends."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         for number in SIGNALS:

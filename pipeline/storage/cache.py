@@ -1,4 +1,4 @@
-"""Values kept in memory up to a size, each made once however many threads ask for it at a time."""
+"""A cache in memory with a size limit. A value that several threads need at once is made once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Cache(Generic[K, V]):
     """The most recently used values that together take at most ``max_bytes``.
 
     Args:
-        max_bytes: of all values; a larger one is given, but not kept.
+        max_bytes: limit for all values together; a single larger value is returned but not kept.
         size: bytes that a value takes.
     """
 
@@ -29,10 +29,10 @@ class Cache(Generic[K, V]):
         self._lock = threading.Lock()
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """The value of ``key``, made where memory does not hold it.
+        """The value of ``key``; it is made when it is not in memory.
 
-        Threads that ask for the same one while it is made wait for it. When it cannot be made,
-        each of them gets the error, and the next one to ask tries again.
+        Threads that ask for a value while it is being made wait for it. When ``make`` raises, each
+        of them gets the error, and the next call tries again.
         """
         with self._lock:
             if key in self._entries:
@@ -58,7 +58,7 @@ class Cache(Generic[K, V]):
         return value
 
     def drop(self, key: K) -> None:
-        """Forget a value; nothing happens when it is not held."""
+        """Remove a value from memory; nothing happens when it is not there."""
         with self._lock:
             if key in self._entries:
                 self._bytes -= self._size(self._entries.pop(key))

@@ -1,7 +1,7 @@
 """The store of files: image bytes, embeddings and weights, in a folder or a bucket.
 
 A key is a relative path of plain names joined by ``/``, such as ``images/ab/abc.jpg``. An entry
-is there whole or not at all, whatever process writes it or dies while doing so.
+is always complete: when a process dies while it writes, readers see the former state.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from model.files import write_file
-from pipeline.errors import EmbeddingStoreError, SettingsError
+from pipeline.errors import SettingsError, StoreError
 
-# One plain name: no leading dot, so neither "..", "." nor a hidden file can be meant.
+# One plain name. It has no leading dot, so it cannot be ".", ".." or a hidden file.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]{0,199}")
 
 
@@ -45,13 +45,13 @@ class Store:
         self._is_local = isinstance(self._fs, LocalFileSystem)
 
     def read(self, key: str) -> bytes:
-        """The bytes of ``key``. Raises EmbeddingStoreError when missing or out of reach."""
+        """The bytes of ``key``. Raises StoreError when missing or out of reach."""
         path = self._path(key)
         with _sentences(f"{key} cannot be read from the store"):
             return bytes(self._fs.cat_file(path))
 
     def write(self, key: str, data: bytes) -> None:
-        """Put ``data`` at ``key``, over what was there. Raises EmbeddingStoreError on failure."""
+        """Write ``data`` at ``key``, replacing an earlier entry. Raises StoreError on failure."""
         path = self._path(key)
         with _sentences(f"{key} cannot be written to the store"):
             if self._is_local:
@@ -60,13 +60,13 @@ class Store:
                 self._fs.pipe_file(path, data)  # object stores show an upload only when complete
 
     def exists(self, key: str) -> bool:
-        """Whether ``key`` can be read. Raises EmbeddingStoreError when that cannot be told."""
+        """Whether ``key`` can be read. Raises StoreError when the store does not answer."""
         path = self._path(key)
         with _sentences(f"The store cannot be asked for {key}"):
             return bool(self._fs.isfile(path))
 
     def delete(self, key: str) -> None:
-        """Remove ``key``; nothing happens when it is not there."""
+        """Remove ``key``; nothing happens when it is not there. Raises StoreError on failure."""
         path = self._path(key)
         with _sentences(f"{key} cannot be deleted from the store"), suppress(FileNotFoundError):
             self._fs.rm_file(path)
@@ -74,8 +74,11 @@ class Store:
     def local_path(self, key: str) -> Path:
         """A file on this machine with the bytes of ``key``, for readers that need a path.
 
-        Do not write to it. For a bucket it is a copy in the machine's temporary folder, made
-        again whenever the entry changed.
+        Do not write to it. For a bucket it is a copy in the machine's temporary folder, which is
+        made again whenever the entry has changed.
+
+        Raises:
+            StoreError: the entry is missing, or the store is out of reach.
         """
         path = self._path(key)
         with _sentences(f"{key} cannot be read from the store"):
@@ -95,7 +98,7 @@ class Store:
 
     def _path(self, key: str) -> str:
         if not all(_NAME.fullmatch(name) for name in key.split("/")):
-            raise EmbeddingStoreError(
+            raise StoreError(
                 f"{key[:200]!r} is no key of the store; use plain names joined by '/'."
             )
         return f"{self._root.rstrip('/')}/{key}"
@@ -103,15 +106,15 @@ class Store:
 
 @contextmanager
 def _sentences(what: str) -> Iterator[None]:
-    """Turn what a file system raises into a sentence; each brings exceptions of its own."""
+    """Turn any exception into a sentence; each file system has its own kinds of exceptions."""
     try:
         yield
     except FileNotFoundError as error:
-        raise EmbeddingStoreError(
+        raise StoreError(
             f"{what}: it is not there; encode again or restore the store from a backup."
         ) from error
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise EmbeddingStoreError(
+        raise StoreError(
             f"{what} ({reason}); check store_url, its space and its rights."
         ) from error

@@ -1,69 +1,49 @@
-"""What an accepted mask cost, read from the click log: the free signals of hardness."""
+"""The effort that an accepted mask cost, read from the click log: a free signal of hardness."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
-
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from model.masks import Mask, iou
 from pipeline.errors import RleError
 from pipeline.masks import rle
-from pipeline.record.tables import Effort, Interaction, Region
+from pipeline.record.tables import Effort, Interaction
 
 log = logging.getLogger(__name__)
 
 
-def record_effort(session: Session, task_id: int, region: Region, mask: Mask) -> None:
-    """Match a region to our replies by its id, and write down what it cost.
-
-    A region nobody asked the model for, drawn by hand or imported, gets no effort row.
+def effort_of(replies: Sequence[Interaction], mask: Mask) -> Effort | None:
+    """The effort of a region; None for a region that was drawn by hand or imported, without the
+    model.
 
     Args:
-        session: within a transaction; ``region`` has its id already.
-        task_id: id of the task row.
+        replies: of the model for this region, oldest first.
         mask: the accepted mask, bool [H, W] at the image's upright size.
     """
-    known = session.get(Effort, region.id)
-    replies = session.execute(
-        select(
-            Interaction.id,
-            Interaction.prompts,
-            Interaction.rle,
-            Interaction.created_at,
-            Interaction.milliseconds,
-        )
-        .where(Interaction.task_id == task_id, Interaction.region_id == region.ls_region_id)
-        .order_by(Interaction.created_at, Interaction.id)
-    ).all()
     if not replies:
-        region.interaction_id = None
-        if known is not None:
-            session.delete(known)
-        return
+        return None
     first, last = replies[0], replies[-1]
     clicks, negative = count_prompts(reply.prompts for reply in replies)
-    effort = known or Effort(region_id=region.id)
-    effort.clicks, effort.negative_clicks = clicks, negative
-    # A reply is logged when it is ready, so its prompt came that much earlier.
+    # A reply is logged when it is ready, so its prompt was made ``milliseconds`` earlier.
     started = first.created_at - timedelta(milliseconds=first.milliseconds)
-    effort.seconds = max((last.created_at - started).total_seconds(), 0.0)
-    effort.first_iou = _iou(first.rle, mask)
-    effort.last_iou = _iou(last.rle, mask)
-    region.interaction_id = last.id
-    session.add(effort)
+    return Effort(
+        clicks=clicks,
+        negative_clicks=negative,
+        seconds=max((last.created_at - started).total_seconds(), 0.0),
+        first_iou=_iou(first.rle, mask),
+        last_iou=_iou(last.rle, mask),
+    )
 
 
 def count_prompts(replies: Iterable[list[dict[str, Any]]]) -> tuple[int, int]:
-    """All prompts made, and how many of them were negative clicks, over all replies of a region.
+    """The number of all prompts of a region, and how many of them were negative clicks.
 
-    A reply repeats the prompts before it, except with auto-accept, where it holds only the newest;
-    and a click that was undone was made all the same. So prompts are counted by their ids; all
-    strokes of one brush, and all wordings of a text box, as one.
+    A reply repeats the earlier prompts, except with auto-accept, where it holds only the newest. A
+    click that was undone still counts as effort. So prompts are counted by their ids. All strokes
+    of one brush count as one prompt, and so do all versions of the words in a text box.
 
     >>> a, b = {"id": "a", "positive": True}, {"id": "b", "positive": False}
     >>> count_prompts([[a], [a, b]])
@@ -80,6 +60,6 @@ def count_prompts(replies: Iterable[list[dict[str, Any]]]) -> tuple[int, int]:
 def _iou(data: bytes, mask: Mask) -> float | None:
     try:
         return iou(rle.decode(data, *mask.shape), mask)
-    except RleError as error:  # the image behind the task changed its size since
-        log.warning("a logged reply does not fit the accepted mask: %s", error)
+    except RleError as error:  # The task's image has changed its size since.
+        log.warning("A logged reply does not fit the accepted mask: %s", error)
         return None

@@ -1,4 +1,4 @@
-"""Measuring a checkpoint on a folder of images and masks: ``maskloop eval``."""
+"""Measures a checkpoint on a folder of images and masks: ``maskloop eval``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from model.evaluation.curves import FolderCurves, evaluate_folder, summarize
 from model.evaluation.simulation import START_KINDS
 from model.network.confidence import calibration_error, rank_correlation
 from model.progress import Progress, silent
-from pipeline.registry.loading import load_checkpoint
 from pipeline.runtime import Runtime
 
 
@@ -32,22 +31,21 @@ def evaluate_checkpoint(
     Args:
         checkpoint: a file, or the name of a model version; None: the base of the settings.
         limit: only the first so many images.
-        prompt: kind of each object's first prompt, of ``START_KINDS`` in
-            ``model.evaluation.simulation``, before
-            the clicks; or ``all``, to measure each of them.
+        prompt: kind of each object's first prompt, before the clicks, one of ``START_KINDS`` in
+            ``model.evaluation.simulation``; or ``all``, to measure each of them.
 
     Returns:
         What was measured, how long it took, the figures of ``model.evaluation.curves.summarize``,
-        and of the scores their calibration error and rank correlation
-        (``model.network.confidence``); for ``all`` under ``prompts`` by kind, and those of clicks
-        alone beside it.
+        and the calibration error and rank correlation of the scores
+        (``model.network.confidence``). With ``all``, ``prompts`` holds the figures of each kind,
+        and the top level holds those of clicks.
 
     Raises:
-        DatasetError: the folder does not hold what it should, or no instance at all.
+        DatasetError: the folder is not a valid dataset, or holds no instance.
         CheckpointError: the checkpoint cannot be used.
     """
     runtime.limit_threads()
-    name, model = load_checkpoint(runtime, checkpoint)
+    name, model = runtime.registry.load_named(checkpoint)
     items = read_folder(folder, split)[:limit]
     started = time.monotonic()
     kinds = START_KINDS if prompt == "all" else (prompt,)
@@ -67,7 +65,7 @@ def evaluate_checkpoint(
 
 
 def _table(curves: FolderCurves) -> dict[str, float]:
-    """The field's figures, and how far the scores can be believed."""
+    """The usual figures of the field, and how well the scores fit the true IoU."""
     return {
         **summarize(curves.iou),
         "score_error": calibration_error(curves.scores, curves.true),

@@ -1,155 +1,122 @@
-"""A fine-tune from beginning to end: snapshot, training, gate, promotion or refusal.
+"""Runs a complete fine-tune: snapshot, training, gate, promotion or refusal.
 
-Always from the base checkpoint, never from the last version: no run inherits the bias of another.
-Only the decoder changes, so it trains on cached embeddings and every one of them stays valid. The
-version that serves is touched in one transaction at the very end; a crash before it changes
-nothing, and the next run goes on with the candidate if that was already trained.
+A fine-tune always starts from the base checkpoint and never from the last version, so no run
+inherits the bias of another. Only the decoder changes, so training uses cached embeddings, and all
+of them stay valid. The serving version changes in one transaction at the very end. A crash before
+that changes nothing, and the next run continues with the candidate if it was already trained.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import select
-from sqlalchemy.orm import Session, sessionmaker
 
 from model.network.segnext import SegNext
 from model.progress import Progress, both, silent
 from model.training.finetune import FineTuneConfig, finetune
-from pipeline.embeddings.tiers import Embeddings
+from pipeline.embeddings.backlog import encode_all
 from pipeline.errors import NotEnoughDataError
-from pipeline.precompute.encode import encode_all
+from pipeline.record import snapshots, versions
 from pipeline.record.jobs import job
 from pipeline.record.tables import GateDecision, ModelVersion, Snapshot, SnapshotRegion
-from pipeline.registry import base as registry
-from pipeline.settings import Settings
-from pipeline.storage.store import Store
-from pipeline.training import gate
-from pipeline.training import samples as holdout
+from pipeline.runtime import Runtime
+from pipeline.training import gate, samples
 from pipeline.training.due import KIND
-from pipeline.training.snapshots import snapshot_regions, take_snapshot
+from pipeline.training.snapshots import take_snapshot
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What a fine-tune works with."""
-
-    sessions: sessionmaker[Session]
-    store: Store
-    embeddings: Embeddings
-    settings: Settings
-
-
-def run_finetune(
-    sessions: sessionmaker[Session],
-    store: Store,
-    embeddings: Embeddings,
-    settings: Settings,
-    progress: Progress = silent,
-) -> dict[str, Any]:
-    """Fine-tune on what is accepted now, and let the gate decide about the result.
+def run_finetune(runtime: Runtime, progress: Progress = silent) -> dict[str, Any]:
+    """Fine-tune on the masks that are accepted now, and let the gate decide about the result.
 
     Returns:
         ``{"status": "promoted" | "refused" | "unchanged", "reason": a sentence, "snapshot": id}``
-        and, unless unchanged, ``candidate``, ``serving`` (names) and ``metrics``. Unchanged means
-        that these very regions were judged before.
+        and, unless unchanged, ``candidate``, ``serving`` (names) and ``metrics``. "unchanged" means
+        that the gate judged exactly these regions before.
 
     Raises:
-        NotEnoughDataError: nothing to train on.
-        JobBusyError: another fine-tune is running.
+        NotEnoughDataError: there is no accepted mask to train on.
+        BusyError: another fine-tune is running.
         CheckpointError: the base or the serving version cannot be loaded.
     """
-    resources = Resources(sessions, store, embeddings, settings)
-    with sessions.begin() as session:
-        snapshot = take_snapshot(session)
-    if (known := _judged(sessions, snapshot)) is not None:
+    snapshot = take_snapshot(runtime.sessions)
+    if (known := _judged(runtime, snapshot)) is not None:
         return {"status": "unchanged", "reason": known, "snapshot": snapshot.id}
-    with job(sessions, KIND, exclusive=True) as handle:
+    with job(runtime.sessions, KIND, exclusive=True) as handle:
         # Another process may have judged this snapshot while we waited for the job's turn.
-        if (known := _judged(sessions, snapshot)) is not None:
+        if (known := _judged(runtime, snapshot)) is not None:
             result: dict[str, Any] = {
                 "status": "unchanged",
                 "reason": known,
                 "snapshot": snapshot.id,
             }
         else:
-            result = _train_and_judge(resources, snapshot, both(handle.progress, progress))
+            result = _train_and_judge(runtime, snapshot, both(handle.progress, progress))
         handle.result, handle.message = result, result["reason"]
     return result
 
 
-def _train_and_judge(
-    resources: Resources, snapshot: Snapshot, progress: Progress
-) -> dict[str, Any]:
-    settings = resources.settings
-    with resources.sessions.begin() as session:
-        base = registry.ensure_base(session, resources.store, settings)
-        train = snapshot_regions(session, snapshot, "train")
-        held_out = snapshot_regions(session, snapshot, "holdout")
-    model = registry.load_version(base, resources.store, settings)
-    sizes = len(train), len(held_out), settings.finetune.steps, 2 * len(held_out)
+def _train_and_judge(runtime: Runtime, snapshot: Snapshot, progress: Progress) -> dict[str, Any]:
+    settings = runtime.settings.finetune
+    base = runtime.registry.ensure_base()
+    with runtime.sessions() as session:
+        train = snapshots.regions(session, snapshot, "train")
+        held_out = snapshots.regions(session, snapshot, "holdout")
+    model = runtime.registry.load(base)
+    sizes = len(train), len(held_out), settings.steps, 2 * len(held_out)
     steps = Steps(progress, *sizes)
-    train = holdout.usable(train, resources.embeddings, model, steps.part(0))
-    held_out = holdout.usable(held_out, resources.embeddings, model, steps.part(1))
+    train = samples.usable(train, runtime.embeddings, model, steps.part(0))
+    held_out = samples.usable(held_out, runtime.embeddings, model, steps.part(1))
     if not train:
         raise NotEnoughDataError(
             "Every accepted mask lies on a hold-out image, which is never trained on; "
             "label more images."
         )
-    candidate = _candidate(resources, snapshot, base, model, train, steps.part(2))
-    return _judge(resources, snapshot, candidate, held_out, steps)
+    candidate = _candidate(runtime, snapshot, base, model, train, steps.part(2))
+    return _judge(runtime, snapshot, candidate, held_out, steps)
 
 
 def _candidate(
-    resources: Resources,
+    runtime: Runtime,
     snapshot: Snapshot,
     base: ModelVersion,
     model: SegNext,
     train: list[SnapshotRegion],
     progress: Progress,
 ) -> ModelVersion:
-    """The version trained on ``snapshot``; one that a crashed run left behind, if there is."""
-    with resources.sessions() as session:
-        left = session.scalars(
-            select(ModelVersion).where(
-                ModelVersion.snapshot_id == snapshot.id,
-                ModelVersion.status == "candidate",
-                ModelVersion.encoder == base.encoder,
-            )
-        ).first()
+    """The version trained on ``snapshot``: one that a crashed run left, else one trained now."""
+    with runtime.sessions() as session:
+        left = versions.unjudged(session, snapshot.id, base.encoder)
     if left is not None:
-        log.info("Going on with %s, which an earlier run trained and could not judge.", left.name)
+        log.info("Continuing with %s, which an earlier run trained but did not judge.", left.name)
         return left
-    chosen = resources.settings.finetune
+    chosen = runtime.settings.finetune
     config = FineTuneConfig(
         steps=chosen.steps,
         batch=chosen.batch,
         learning_rate=chosen.learning_rate,
         seed=chosen.seed,
     )
-    samples = holdout.Samples(train, resources.embeddings, model)
-    trained = finetune(model, samples, config, progress)
-    with resources.sessions.begin() as session:
-        return registry.add_candidate(session, resources.store, trained, snapshot)
+    chosen_samples = samples.Samples(train, runtime.embeddings, model)
+    trained = finetune(model, chosen_samples, config, progress)
+    return runtime.registry.add_candidate(trained, snapshot)
 
 
 def _judge(
-    resources: Resources,
+    runtime: Runtime,
     snapshot: Snapshot,
     candidate: ModelVersion,
     held_out: list[SnapshotRegion],
     steps: Steps,
 ) -> dict[str, Any]:
-    """Compare with what serves, and write decision and promotion in one transaction."""
+    """Compare with the serving version; write the decision and promotion in one transaction."""
     measured: dict[int, gate.Answers] = {}
     while True:
-        with resources.sessions() as session:
-            serving = registry.serving(session)
+        with runtime.sessions() as session:
+            serving = versions.serving(session)
         if serving is None:
             raise NotEnoughDataError(
                 "No version serves; choose one with `maskloop models promote`."
@@ -157,13 +124,14 @@ def _judge(
         if serving.id == candidate.id:
             verdict = gate.Verdict(True, f"{candidate.name} was promoted before it was judged.", {})
         else:
-            verdict = _compare(resources, candidate, serving, held_out, measured, steps.part(3))
+            verdict = _compare(runtime, candidate, serving, held_out, measured, steps.part(3))
         if verdict.promote and candidate.encoder != serving.encoder:
-            # The base has another encoder than what serves: first clicks must not wait for it.
-            model = registry.load_to_serve(candidate, resources.store, resources.settings)
-            # It may take hours, and a job that says nothing for minutes is taken for dead.
-            encode_all(resources.sessions, resources.embeddings, model, steps.after())
-        now_serving = _record(resources.sessions, candidate, serving, verdict)
+            # The base has another encoder than the serving version. Images are encoded before the
+            # promotion, so that first clicks do not wait.
+            model = runtime.registry.load_to_serve(candidate)
+            # This may take hours, and a job without a sign of life for minutes counts as dead.
+            encode_all(runtime.sessions, runtime.embeddings, model, steps.after())
+        now_serving = _record(runtime, candidate, serving, verdict)
         if now_serving is not None:
             break
         log.info("The serving version changed during the comparison; comparing with the new one.")
@@ -179,23 +147,23 @@ def _judge(
 
 
 def _compare(
-    resources: Resources,
+    runtime: Runtime,
     candidate: ModelVersion,
     serving: ModelVersion,
     held_out: list[SnapshotRegion],
     measured: dict[int, gate.Answers],
     progress: Progress,
 ) -> gate.Verdict:
-    """What the gate says; each version's answers are kept in ``measured`` by its id."""
-    chosen = resources.settings.finetune
+    """The gate's verdict; the answers of each version are kept in ``measured`` by its id."""
+    chosen = runtime.settings.finetune
     for version in (candidate, serving):
         if version.id not in measured:
-            # Measured as it would serve: read back from the store, in precision too.
-            model = registry.load_to_serve(version, resources.store, resources.settings)
-            measured[version.id] = holdout.answers(
+            # Measured as it would serve: with weights read from the store, in the same precision.
+            model = runtime.registry.load_to_serve(version)
+            measured[version.id] = samples.answers(
                 model,
                 held_out,
-                resources.embeddings,
+                runtime.embeddings,
                 chosen.gate_clicks,
                 _after(len(measured) * len(held_out), progress),
             )
@@ -209,19 +177,23 @@ def _compare(
 
 
 def _record(
-    sessions: sessionmaker[Session],
+    runtime: Runtime,
     candidate: ModelVersion,
     serving: ModelVersion,
     verdict: gate.Verdict,
 ) -> ModelVersion | None:
-    """Write the decision and act on it; what serves then, or None when a third version does.
+    """Write the decision and act on it.
 
-    A candidate that was promoted meanwhile goes on serving, whatever the verdict is: it stands in
-    the record as that about the version which served before, and nobody compares it with itself.
+    A candidate that was promoted meanwhile keeps serving, whatever the verdict: the verdict is
+    recorded against the version that served before, because no version is compared with itself.
+
+    Returns:
+        The version that serves then, or None when a third version serves, so that the candidate
+        must be compared with that one.
     """
-    with sessions.begin() as session:
-        registry.hold_serving(session)
-        current = registry.serving(session)
+    with runtime.sessions.begin() as session:
+        versions.hold_serving(session)
+        current = versions.serving(session)
         if current is None or current.id not in (serving.id, candidate.id):
             return None
         session.add(
@@ -235,33 +207,28 @@ def _record(
         )
         version = session.get_one(ModelVersion, candidate.id)
         if verdict.promote:
-            registry.promote(session, version)
+            versions.promote(session, version)
         else:
-            registry.refuse(session, version)
-        return registry.serving(session)
+            versions.refuse(session, version)
+        return versions.serving(session)
 
 
-def _judged(sessions: sessionmaker[Session], snapshot: Snapshot) -> str | None:
-    """What the gate said about a candidate of ``snapshot``, if it was asked."""
-    statement = (
-        select(GateDecision.reason)
-        .join(ModelVersion, ModelVersion.id == GateDecision.candidate_id)
-        .where(ModelVersion.snapshot_id == snapshot.id)
-    )
-    with sessions() as session:
-        reason = session.scalars(statement.order_by(GateDecision.id.desc()).limit(1)).first()
+def _judged(runtime: Runtime, snapshot: Snapshot) -> str | None:
+    """The gate's reason about a candidate of ``snapshot``, if the gate judged one."""
+    with runtime.sessions() as session:
+        reason = snapshots.judgement(session, snapshot.digest)
     return None if reason is None else f"These regions were judged before. {reason}"
 
 
 class Steps:
-    """One progress from several parts, each with a size of its own."""
+    """One progress for several parts of the work, each with its own number of steps."""
 
     def __init__(self, progress: Progress, *sizes: int) -> None:
         self._progress = progress
         self._sizes = sizes
 
     def part(self, index: int) -> Progress:
-        """The progress of one part; what it says of a total is not needed."""
+        """The progress of one part; the total that it reports is ignored."""
         before, size = sum(self._sizes[:index]), self._sizes[index]
 
         def report(done: int, total: int | None) -> None:
@@ -270,7 +237,7 @@ class Steps:
         return report
 
     def after(self) -> Progress:
-        """The progress of what follows the parts and was not foreseen; its total adds to theirs."""
+        """The progress of extra work after the parts; its total is added to theirs."""
         return _after(sum(self._sizes), self._progress)
 
 

@@ -1,17 +1,17 @@
-"""The gate: may a candidate replace the version that serves? Pure functions on measured curves.
+"""The gate decides whether a candidate may replace the serving version. Pure functions on curves.
 
 Both versions answer the same simulated clicks on the same accepted hold-out regions. The rule:
 
-1. At least ``min_regions`` hold-out regions, on ``MIN_IMAGES`` images or more, or the candidate is
-   refused: too few to judge by.
-2. The main figure, mean IoU after 3 clicks, must be better on the point estimate.
-3. Within the paired bootstrap over images, the main figure may not be worse by more than
-   ``MARGIN`` at the lower end of its 90 % interval: being better by luck is not enough.
+1. There must be at least ``min_regions`` hold-out regions, on ``MIN_IMAGES`` images or more. With
+   fewer, the candidate is refused.
+2. The point estimate of the main figure, mean IoU after 3 clicks, must be better.
+3. The lower end of the main figure's 90 % interval, from a paired bootstrap over images, may not be
+   worse by more than ``MARGIN``: the gain must not be only luck.
 4. No other figure (NoC@85, NoC@90, 1-mIoU, 5-mIoU, boundary IoU after 3 clicks) may be worse
    beyond doubt, that is with its whole 90 % interval on the worse side.
 
-Images are resampled, not regions: regions of one image share its difficulty, and counting them
-as independent would make every interval too narrow.
+The bootstrap resamples images and not regions: regions of one image are similarly difficult, and
+counting them as independent would make every interval too narrow.
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from model.evaluation.curves import clicks_to_reach
+
 Floats = npt.NDArray[np.float64]
 
 MAIN = "miou3"
-MARGIN = 0.02  # IoU; what the main figure may lose at the low end of its interval
-MIN_IMAGES = 2  # every resample of a single image is that image: an interval without a width
+MARGIN = 0.02  # IoU that the main figure may lose at the low end of its interval
+MIN_IMAGES = 2  # all resamples of a single image are equal, so its interval has no width
 DRAWS = 2000  # bootstrap resamples
 INTERVAL = (5.0, 95.0)  # percentiles
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What one version answered on the hold-out regions, in one order for all versions.
+    """The answers of one version on the hold-out regions, in the same order for all versions.
 
     Attributes:
         curves: float [n, clicks], IoU after each simulated click; clicks >= 5.
@@ -47,7 +49,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Interval:
-    """Candidate minus serving, turned so that more is better: the estimate and its 90 % bounds."""
+    """Candidate minus serving with its 90 % bounds; the sign is set so that more is better."""
 
     difference: float
     low: float
@@ -56,7 +58,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The decision, the reason a person reads, and every number behind it (fit for JSON)."""
+    """The decision, its reason as a sentence, and every number behind it (fit for JSON)."""
 
     promote: bool
     reason: str
@@ -72,19 +74,13 @@ class Figure(NamedTuple):
     more_is_better: bool
 
 
-def clicks_to(curves: Floats, target: float) -> Floats:
-    """Clicks until the IoU is at least ``target``; all the clicks there were where it never is.
-
-    >>> clicks_to(np.array([[0.5, 0.9, 0.95], [0.1, 0.2, 0.3]]), 0.9)
-    array([2., 3.])
-    """
-    reached = curves >= target
-    return np.where(reached.any(axis=1), reached.argmax(axis=1) + 1.0, float(curves.shape[1]))
+def _clicks(answers: Answers, target: float) -> Floats:
+    return clicks_to_reach(answers.curves, target).astype(np.float64)
 
 
 FIGURES = (
-    Figure("noc85", "NoC@85", lambda answers: clicks_to(answers.curves, 0.85), False),
-    Figure("noc90", "NoC@90", lambda answers: clicks_to(answers.curves, 0.90), False),
+    Figure("noc85", "NoC@85", lambda answers: _clicks(answers, 0.85), False),
+    Figure("noc90", "NoC@90", lambda answers: _clicks(answers, 0.90), False),
     Figure("miou1", "1-mIoU", lambda answers: answers.curves[:, 0], True),
     Figure("miou3", "3-mIoU", lambda answers: answers.curves[:, 2], True),
     Figure("miou5", "5-mIoU", lambda answers: answers.curves[:, 4], True),
@@ -100,7 +96,9 @@ def figures(answers: Answers) -> dict[str, float]:
 def paired_bootstrap(
     differences: Floats, images: npt.NDArray[np.int64], *, seed: int = 0, draws: int = DRAWS
 ) -> Interval:
-    """Mean difference and its interval, resampling whole images.
+    """Mean difference and its interval, by the percentile bootstrap over whole images.
+
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
 
     Args:
         differences: float [n], one per region.

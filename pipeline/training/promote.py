@@ -1,20 +1,20 @@
-"""Letting a version serve by hand: once its encoder has seen what people may open."""
+"""Promotes a version on request, after its encoder has encoded every image of a task."""
 
 from __future__ import annotations
 
 from model.errors import MaskloopError
 from model.progress import Progress, both, silent
-from pipeline.precompute.encode import encode_all
+from pipeline.embeddings.backlog import encode_all
+from pipeline.record import versions
 from pipeline.record.jobs import done_by, job
 from pipeline.record.tables import ModelVersion
-from pipeline.registry import base as registry
 from pipeline.runtime import Runtime
 
 KIND = "promote"
 
 
 class OvertakenError(MaskloopError):
-    """Another version was made to serve while a promotion was being prepared."""
+    """The serving version was changed while a promotion was being prepared."""
 
 
 def promote(
@@ -25,45 +25,47 @@ def promote(
     message: str | None = None,
     progress: Progress = silent,
 ) -> ModelVersion:
-    """Let a version serve, whatever the gate said; backends follow within a second or two.
+    """Let a version serve, whatever the gate decided; backends use it within a second or two.
 
-    Where its encoder is new, every image of a task is encoded first, while the present version
-    goes on answering. That may take hours; it can be stopped, and goes on where it was.
+    If its encoder is new, every image of a task is encoded first, while the present version keeps
+    answering. That may take hours; it can be stopped, and a later call continues it.
 
     Args:
-        at_once: wait neither for that nor for a promotion that is being prepared; the first click
-            on each image then does.
-        message: id of the queue's message that asks for it; asked twice, it is done once.
+        at_once: do not wait for this encoding or for another promotion that is being prepared; the
+            first click on each image then waits for its encoding.
+        message: id of the queue's message that asks for this; a second delivery changes nothing.
 
     Raises:
         UnknownRecordError: there is no such version.
-        CheckpointError: it cannot be loaded; what served goes on serving.
-        JobBusyError: another promotion is being prepared, and not ``at_once``.
-        OvertakenError: what serves was changed meanwhile, by a rollback say. The newer wish counts.
+        CheckpointError: it cannot be loaded; the present version keeps serving.
+        BusyError: another promotion is being prepared, and ``at_once`` is False.
+        OvertakenError: the serving version was changed meanwhile, for example by a rollback. The
+            newer change stays.
     """
     with runtime.sessions() as session:
-        version = registry.find(session, name)
+        version = versions.find(session, name)
         if message is not None and done_by(session, KIND, message) is not None:
             return version
-        before = registry.serving(session)
-    # Only encoding must not be done twice; in an emergency nobody can wait hours for it to end.
+        before = versions.serving(session)
+    # The job is exclusive only so that images are not encoded twice. ``at_once`` is for an
+    # emergency, where nobody can wait hours for another job to end.
     with job(runtime.sessions, KIND, exclusive=not at_once) as handle:
-        # A version that cannot be loaded must not be made the one that serves.
-        model = registry.load_to_serve(version, runtime.store, runtime.settings)
+        # A version that cannot be loaded must not become the serving version.
+        model = runtime.registry.load_to_serve(version)
         if not at_once:
             report = both(handle.progress, progress)
             encode_all(runtime.sessions, runtime.embeddings, model, report)
         with runtime.sessions.begin() as session:
             version = session.get_one(ModelVersion, version.id)
-            registry.hold_serving(session)
-            present = registry.serving(session)
+            versions.hold_serving(session)
+            present = versions.serving(session)
             if not at_once and _id(present) not in (_id(before), version.id):
                 raise OvertakenError(
                     f"{present.name if present else 'No version'} was made to serve while "
-                    f"{version.name} was being prepared, and goes on serving. Ask again if "
-                    f"{version.name} shall: its images are encoded."
+                    f"{version.name} was being prepared, and keeps serving. Promote "
+                    f"{version.name} again if it should serve: its images are encoded."
                 )
-            registry.promote(session, version)
+            versions.promote(session, version)
         handle.message = f"{version.name} serves now."
         handle.result = {"version": version.name, "message": message}
     return version

@@ -1,4 +1,4 @@
-"""Snapshot regions as the network wants them: samples to train on, and answers to judge by."""
+"""Turns snapshot regions into training samples, and into answers for the gate."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ BOUNDARY_CLICKS = 3  # the click after which the boundary is judged
 
 
 class Samples(Sequence[Sample]):
-    """Regions as (embedding, bool mask [H, W]), read when asked for.
+    """Regions as (embedding, bool mask [H, W]), each read when it is used.
 
-    A mask of a large photograph takes as many bytes as pixels; thousands would not fit in memory,
-    while the embeddings have a cache that knows its limit.
+    A mask of a large photograph takes one byte per pixel, so thousands would not fit in memory.
+    The embeddings have a cache with a size limit.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ def usable(
     model: SegNext,
     progress: Progress = silent,
 ) -> list[SnapshotRegion]:
-    """The regions that can be learned from or judged by; what is missing of them is encoded now.
+    """The regions that can be used for training or for the gate; missing embeddings are made now.
 
     A region whose image is lost, whose mask is damaged or empty, or whose mask has another size
     than its image is left out with a warning: one bad file must not stop every fine-tune.

@@ -1,4 +1,4 @@
-"""A text branch from pictures to a checkpoint: ``maskloop train text``."""
+"""Trains a text branch and writes its checkpoint: ``maskloop train text``."""
 
 from __future__ import annotations
 
@@ -26,26 +26,28 @@ from model.training.text_training import TextTrainConfig, train_text
 from pipeline.embeddings.tiers import Embeddings
 from pipeline.errors import NotEnoughDataError
 from pipeline.masks.ops import from_png
+from pipeline.record import snapshots
 from pipeline.record.tables import SnapshotRegion
 from pipeline.record.tables.image import Split
-from pipeline.registry.loading import load_checkpoint
 from pipeline.runtime import Runtime
-from pipeline.training import samples as holdout
-from pipeline.training.snapshots import snapshot_regions, take_snapshot
+from pipeline.training import samples
+from pipeline.training.snapshots import take_snapshot
 
 Bars = Callable[[str], AbstractContextManager[Progress]]
 
 
 def no_bars(title: str) -> AbstractContextManager[Progress]:
-    """Progress that nobody looks at."""
+    """A context with a progress that shows nothing."""
     return nullcontext(silent)
 
 
 @dataclass(frozen=True, eq=False)
 class AcceptedPicture:
-    """The accepted regions of one image as a ``model.training.named_pictures.Picture``: their
-    labels are its words. All of it counts as known, so a label must be given to all its objects or
-    to none."""
+    """The accepted regions of one image as a ``model.training.named_pictures.Picture``.
+
+    The labels of the regions are its words. The whole image counts as labelled, so either all
+    objects of a label must have a region, or none.
+    """
 
     regions: Sequence[SnapshotRegion]
     embeddings: Embeddings
@@ -81,27 +83,30 @@ def train_text_file(
     check: str | None = None,
     bars: Bars = no_bars,
 ) -> dict[str, Any]:
-    """Train a text branch and write the checkpoint ``out``. What a killed run goes on from lies
-    beside it until then.
+    """Train a text branch and write the checkpoint ``out``.
+
+    A folder next to ``out`` holds the state from which a killed run continues; it is removed at
+    the end.
 
     Args:
         data: a folder whose manifest names the instances; None: the accepted masks of the loop and
             their labels.
         base: a file or a model version; None: the base of the settings.
-        split, check: of the folder's manifest, to learn from (None: everything) and to measure on
-            afterwards (None: nothing). Accepted masks are measured on the hold-out.
-        bars: a progress for each part of the work by its title.
+        split: the split of the folder's manifest to train on; None: all of it.
+        check: the split of the folder's manifest to measure on afterwards; None: nothing is
+            measured. Accepted masks are measured on the hold-out.
+        bars: gives a progress for each part of the work, by its title.
 
     Returns:
-        What was learned from what, how long it took, and under ``checked`` what
-        ``model.training.text_evaluation.measure_text`` found, or None.
+        The checkpoint, its base, the words and the number of pictures, the seconds it took, and
+        under ``checked`` the result of ``model.training.text_evaluation.measure_text``, or None.
 
     Raises:
-        DatasetError: the folder does not hold what it should, or names nothing; or a split is
-            asked for without a folder.
-        NotEnoughDataError: no mask is accepted that may be learned from.
-        CheckpointError: the base, the tower or a state left behind cannot be used, or ``out`` is no
-            name for a checkpoint.
+        DatasetError: the folder is not a valid dataset, or names no instance; or ``split`` or
+            ``check`` is given without a folder.
+        NotEnoughDataError: there is no accepted mask to train on.
+        CheckpointError: the base, the tower or the state of a killed run cannot be used, or the
+            name of ``out`` does not end in .safetensors.
     """
     if out.suffix != ".safetensors":
         raise CheckpointError(f"{out} is no name for a checkpoint; end it in .safetensors.")
@@ -112,7 +117,7 @@ def train_text_file(
         )
     runtime.limit_threads()
     started = time.monotonic()
-    name, model = load_checkpoint(runtime, base)
+    name, model = runtime.registry.load_named(base)
     work = out.with_name(f"{out.name}.work")
     pictures: Sequence[Picture]
     held: Sequence[Picture] = ()
@@ -132,7 +137,7 @@ def train_text_file(
         )
     with bars("Training") as progress:
         trained = train_text(model, pictures, config, work / "state.pt", progress)
-    save(trained, out, exact=True)  # a rounded encoder would orphan every stored embedding
+    save(trained, out, exact=True)  # a rounded encoder would make every stored embedding useless
     checked = None
     if held:
         with bars("Measuring") as progress:
@@ -152,14 +157,15 @@ def train_text_file(
 def accepted_pictures(
     runtime: Runtime, model: SegNext, split: Split, progress: Progress = silent
 ) -> list[AcceptedPicture]:
-    """The images with accepted masks on one side of the split; what lacks an embedding is encoded.
+    """The images of one split that have accepted masks; images without an embedding are encoded.
 
     Raises:
         NotEnoughDataError: nothing is accepted yet.
     """
-    with runtime.sessions.begin() as session:
-        regions = snapshot_regions(session, take_snapshot(session), split)
+    snapshot = take_snapshot(runtime.sessions)
+    with runtime.sessions() as session:
+        regions = snapshots.regions(session, snapshot, split)
     images: dict[int, list[SnapshotRegion]] = {}
-    for region in holdout.usable(regions, runtime.embeddings, model, progress):
+    for region in samples.usable(regions, runtime.embeddings, model, progress):
         images.setdefault(region.image_id, []).append(region)
     return [AcceptedPicture(each, runtime.embeddings, model) for each in images.values()]

@@ -17,7 +17,8 @@ __all__ = ["label_studio"]
 
 CHROMIUM_VARIABLE = "MASKLOOP_CHROMIUM"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# No sandbox: containers have no user namespaces. The rest keeps it from calling home.
+# Containers have no user namespaces, so there is no sandbox. The other flags stop requests to the
+# browser's maker.
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -31,7 +32,7 @@ SIZE = ViewportSize(width=1400, height=1000)
 
 
 def chromium(own: str) -> str | None:
-    """The browser to drive: the one named, the system's, or playwright's ``own``."""
+    """The browser to use: the one in the environment, the system's, or playwright's ``own``."""
     named = os.environ.get(CHROMIUM_VARIABLE)
     found = named or next(filter(None, map(shutil.which, NAMES)), own)
     return found if Path(found).is_file() else None
@@ -50,7 +51,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def login(browser: Browser, label_studio: LabelStudioServer) -> StorageState:
-    """The cookies of an account that is logged in, nothing else done yet."""
+    """The cookies of an account that has only logged in."""
     context = browser.new_context(viewport=SIZE)
     LabelStudioPage(context.new_page(), label_studio).log_in()
     state = context.storage_state()
@@ -62,7 +63,7 @@ def login(browser: Browser, label_studio: LabelStudioServer) -> StorageState:
 def annotator(
     browser: Browser, label_studio: LabelStudioServer, login: StorageState
 ) -> Iterator[LabelStudioPage]:
-    """A logged-in annotator with a browser of their own: no setting of another test's."""
+    """A logged-in annotator with a new browser context, without settings of another test."""
     context = browser.new_context(viewport=SIZE, storage_state=login)
     yield LabelStudioPage(context.new_page(), label_studio)
     context.close()

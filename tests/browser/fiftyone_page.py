@@ -1,4 +1,4 @@
-"""FiftyOne's App, looked at as the data team does: the grid, its colours, the number of samples."""
+"""Reads FiftyOne's App as the data team sees it: the grid, its colours, the number of samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATIENCE = 60_000  # ms for the page, on a busy machine
 
 
 def visit(page: Page, settings: Settings, path: str = "") -> None:
-    """Open the App, again if it shows nothing: a view just being written is not found."""
+    """Open the App, and again if it shows nothing, because a view may not be written yet."""
     dismiss = page.get_by_text("Dismiss", exact=True)
     counted = page.get_by_text(re.compile(r"^\d+ samples?$|^No samples yet$")).first
     for last in (False, False, True):
@@ -27,7 +27,7 @@ def visit(page: Page, settings: Settings, path: str = "") -> None:
         except TimeoutError:
             if last:
                 raise
-    if dismiss.is_visible():  # an advertisement that takes every click
+    if dismiss.is_visible():  # an advertisement that catches every click
         dismiss.click()
 
 

@@ -1,4 +1,4 @@
-"""A project in a real Label Studio, its backend, and the pictures that are labelled in it."""
+"""A project in a real Label Studio, with its backend and its pictures."""
 
 from __future__ import annotations
 
@@ -23,17 +23,14 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from model.inference.proposals import ProposalConfig
 from model.masks import Mask
-from pipeline.images.source import ImageSource
-from pipeline.labelstudio.client import LabelStudio
 from pipeline.labelstudio.connect import connect
 from pipeline.labelstudio.regions import mask_of
-from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.labelstudio.template import default_label_config
 from pipeline.precompute.propose import propose_project
-from pipeline.record.engine import make_sessions
 from pipeline.runtime import Runtime
 from pipeline.settings import LabelStudioSettings, Settings
-from pipeline.storage.store import Store
 from pipeline.sync.reconcile import reconcile
+from tests.annotator import Annotator
 from tests.editor import backend, settings_for
 from tests.services import LabelStudioServer
 
@@ -69,14 +66,17 @@ def masks(annotation: dict[str, Any]) -> list[Mask]:
 
 
 def ids(annotation: dict[str, Any]) -> list[str]:
-    """Of the regions that are masks. With the label kept selected, Label Studio repeats an accepted
-    region under the tag of the click."""
+    """The ids of the regions that are masks.
+
+    While the label stays selected, Label Studio repeats an accepted region under the tag of the
+    click.
+    """
     return [region["id"] for region in annotation["result"] if mask_of(region) is not None]
 
 
 @dataclass(frozen=True)
 class Loop:
-    client: LabelStudio
+    client: Annotator
     settings: Settings
     sessions: sessionmaker[Session]
     project: int
@@ -85,11 +85,9 @@ class Loop:
         return self.client.upload_image(self.project, f"{seed}.png", picture(seed))
 
     def propose(self, task: int) -> list[dict[str, Any]]:
-        runtime = Runtime(self.settings)
-        with runtime.label_studio, runtime.images:
+        with Runtime(self.settings, migrate=True) as runtime:
             config = ProposalConfig(grid=4)
             report = propose_project(runtime, self.project, only=[task], config=config)
-        runtime.sessions.kw["bind"].dispose()
         (prediction,) = self.client.predictions(task)
         regions: list[dict[str, Any]] = prediction["result"]
         assert len(regions) == report.regions
@@ -97,9 +95,8 @@ class Loop:
         return regions
 
     def reconcile(self) -> None:
-        store = Store(self.settings.store_address)
-        with ImageSource(self.settings, self.client.auth_header) as source:
-            reconcile(self.sessions, self.client, store, source, self.settings, self.project)
+        with Runtime(self.settings, migrate=True) as runtime:
+            reconcile(runtime, self.project)
 
     def with_config(self, title: str, xml: str, settings: Settings | None = None) -> Loop:
         """Another project of the same Label Studio and backend."""
@@ -122,17 +119,16 @@ def opened(
     model = settings.model.model_copy(update={"base": base})
     settings = settings.model_copy(update={"label_studio": account, "model": model})
     with ExitStack() as stack:
-        client = stack.enter_context(LabelStudio(account))
+        client = stack.enter_context(Annotator(account))
         if not backend_url:
             running = stack.enter_context(backend(settings))
             backend_url = str(running.base_url).rstrip("/")
         address = settings.backend.model_copy(update={"url": backend_url})
         settings = settings.model_copy(update={"backend": address})
-        project = client.create_project("labelling page", DEFAULT_LABEL_CONFIG)
+        project = client.create_project("labelling page", default_label_config())
         connect(client, settings, project)
-        sessions = make_sessions(settings)
-        stack.callback(sessions.kw["bind"].dispose)
-        yield Loop(client, settings, sessions, project)
+        runtime = stack.enter_context(Runtime(settings, migrate=True))
+        yield Loop(client, settings, runtime.sessions, project)
 
 
 @pytest.fixture(scope="module")

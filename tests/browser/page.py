@@ -1,4 +1,4 @@
-"""Label Studio's labelling page, driven as an annotator does: keys, clicks, the tick, Submit."""
+"""Uses Label Studio's labelling page as an annotator does: keys, clicks, the tick, Submit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Rectangle:
     y: float
     width: float
     height: float
-    columns: int  # of the image, in its own pixels
+    columns: int  # width of the image in its own pixels
     rows: int
 
 
@@ -38,11 +38,11 @@ class LabelStudioPage:
     """One logged-in annotator in one tab. Image coordinates are pixels of the upright image."""
 
     def _switch_on(self, switch: Locator, *, pressed: Locator) -> None:
-        """Press until it is on: one that moves or is drawn anew just then cannot be pressed.
+        """Press the switch until it is on, because a press fails while the switch moves.
 
-        On a busy machine the page takes a while to show what a press did. Another one too soon
-        would undo it, so each is given its time. A mouse may also hit what lies above the switch
-        for good; the space bar, which comes in turn, does not.
+        On a busy machine the page needs time to show the result of a press. A second press would
+        undo the first, so there is a wait after each. Another element may cover the switch and
+        catch the mouse, so presses of the mouse and of the space bar take turns.
         """
         deadline = time.monotonic() + LOAD_MS / 1000
         by_mouse = True
@@ -74,9 +74,9 @@ class LabelStudioPage:
         self._wait_for_editor()
 
     def open_next(self, project: int) -> int:
-        """Press "Label All Tasks": open what Label Studio hands out next; the task's id."""
-        # The address this leads to is no way around the button: opened by itself, it hands tasks
-        # out in the order of the open tab.
+        """Press "Label All Tasks", which opens the next task; returns the task's id."""
+        # The button must be pressed: its address, when opened directly, gives tasks in the order
+        # of the open tab.
         self.page.goto(f"{self.server.url}/projects/{project}/data", timeout=LOAD_MS)
         with self.page.expect_response(
             lambda response: "id=next_task" in response.url, timeout=LOAD_MS
@@ -87,7 +87,7 @@ class LabelStudioPage:
         return int(answer.value.json()["id"])
 
     def use_smart_tools(self) -> None:
-        """Switch Auto-Annotation on, and have the label stay selected from click to click."""
+        """Switch Auto-Annotation on, and let the label stay selected between clicks."""
         toggle = self.page.get_by_test_id(AUTO_ANNOTATION)
         self._switch_on(toggle, pressed=toggle)
         self.page.get_by_test_id("bottombar-settings-button").click()
@@ -99,7 +99,7 @@ class LabelStudioPage:
 
     def choose(self, *keys: str) -> None:
         """Press the keys of a label and a tool, such as ``"1", "k"``."""
-        # Hotkeys are dead while an input has the focus, as a switch does that was just pressed.
+        # Keys do nothing while an input has the focus, such as a switch after a press.
         self.page.evaluate("document.activeElement.blur()")
         for key in keys:
             self.page.keyboard.press(key)
@@ -138,15 +138,17 @@ class LabelStudioPage:
         return self._answered(answer.value)
 
     def pick(self, *keys: str) -> None:
-        """Press the keys of a label and perhaps a tool, with nothing selected: ``choose`` without
-        the smart tool."""
+        """Press the keys of a label and perhaps of a tool, with nothing selected.
+
+        This is ``choose`` without the smart tool.
+        """
         self.page.evaluate("document.activeElement.blur()")
         for key in ("Escape", *keys):
             self.page.keyboard.press(key)
             self._frame()
 
     def outline(self, *corners: tuple[float, float]) -> None:
-        """Draw a polygon with the tool that was picked, and close it."""
+        """Draw a polygon with the picked tool, and close it."""
         before = self.regions()
         for place in (*corners, corners[0]):
             self.page.mouse.click(*self.on_screen(*place))
@@ -154,7 +156,7 @@ class LabelStudioPage:
         assert self.regions() == before + 1, "the polygon is not there"
 
     def stroke(self, *places: tuple[float, float]) -> None:
-        """Draw with the mouse held down: a brush's stroke; from corner to corner an ellipse."""
+        """Draw with the mouse held down: a brush stroke, or an ellipse from corner to corner."""
         before = self.regions()
         self.page.mouse.move(*self.on_screen(*places[0]))
         self.page.mouse.down()
@@ -173,12 +175,12 @@ class LabelStudioPage:
         return self._answered(answer.value)
 
     def notice(self) -> str:
-        """What the page tells the annotator above the labels; empty when nothing."""
+        """The notice for the annotator above the labels; empty when there is none."""
         shown = self.page.locator('.maskloop-notice [data-testid="htx-textbox-content"]')
         return " ".join(shown.all_inner_texts())
 
     def live_notice(self) -> str:
-        """What the page was told without a click."""
+        """The notice that the page received without a click."""
         frame = self.page.frame_locator('iframe[title="maskloop"]')
         return frame.locator("#notice").inner_text(timeout=LOAD_MS)
 
@@ -190,28 +192,28 @@ class LabelStudioPage:
         self.page.evaluate("document.activeElement.blur()")
 
     def wait_for_draft(self) -> None:
-        """Until Label Studio has saved what is on the page, which it does within five seconds."""
+        """Wait until Label Studio has saved the page's draft, which takes up to five seconds."""
         self.page.wait_for_timeout(6_000)
 
     def undo(self) -> None:
-        """Press Ctrl+Z, which asks nobody: the suggestion stays until the next click."""
+        """Press Ctrl+Z, which sends no request: the suggestion stays until the next click."""
         self.page.evaluate("document.activeElement.blur()")
         before = self.regions()
         self.page.keyboard.press("Control+z")
         self.page.wait_for_function(f"{_REGIONS} < {before}")
 
     def accept(self) -> None:
-        """Press the tick: the suggestion becomes a region and its prompts go."""
+        """Press the tick: the suggestion becomes a region, and its prompts are removed."""
         self.page.get_by_test_id(ACCEPT).click()
         self.page.get_by_test_id(ACCEPT).wait_for(state="detached")
 
     def reject(self) -> None:
-        """Press the cross: the suggestion goes, and its prompts with it."""
+        """Press the cross: the suggestion and its prompts are removed."""
         self.page.get_by_test_id(REJECT).click()
         self.page.get_by_test_id(REJECT).wait_for(state="detached")
 
     def submit(self) -> dict[str, Any]:
-        """Press Submit; the annotation as Label Studio stored it."""
+        """Press Submit; returns the annotation as Label Studio stored it."""
         with self.page.expect_response(
             lambda response: (
                 response.request.method == "POST"
@@ -247,13 +249,13 @@ class LabelStudioPage:
         return at.x + column / at.columns * at.width, at.y + row / at.rows * at.height
 
     def _image(self, timeout: float) -> Rectangle:
-        """Where the image is, once it has come to rest: panels that open and close move it."""
-        # In one go: a page that fills an annotation from a prediction draws the image anew.
+        """The place of the image when it no longer moves; panels that open and close move it."""
+        # In a single call, because a page that shows a prediction draws the image again.
         place = self.page.wait_for_function(_AT_REST, timeout=timeout)
         return Rectangle(**place.json_value())
 
     def _frame(self) -> None:
-        """Let the page draw what it has to draw."""
+        """Wait until the page has drawn its changes."""
         self.page.evaluate(
             "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
         )
@@ -272,7 +274,7 @@ def _is_suggestion(response: Response) -> bool:
 _REGIONS = """Array.from(Htx.annotationStore.selected.areas.values())
   .filter(area => !area.classification).length"""
 
-# Loaded, and where it was 300 ms ago.
+# The image is loaded, and has not moved for 300 ms.
 _AT_REST = """() => {
   const image = document.querySelector('img[alt="image"]');
   if (!image || !image.complete || !image.naturalWidth || !document.querySelector('canvas')) {

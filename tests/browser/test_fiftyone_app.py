@@ -32,7 +32,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, mongod_uri: str) -> Iterator
     home = tmp_path_factory.mktemp("fiftyone-app") / "home"
     made = make_world(home, mongod_uri, "app-test", port=free_port())
     yield made
-    made.sessions.kw["bind"].dispose()
+    made.runtime.close()
 
 
 @pytest.fixture(scope="module")
@@ -89,18 +89,18 @@ def test_the_app_opens_on_the_dataset_before_anything_is_mirrored(
 
 
 def test_masks_are_seen_at_once(server: psutil.Popen, page: Page, world: World) -> None:
-    mirror(world.sessions, world.store, world.settings)
+    mirror(world.runtime)
     visit(page, world.settings)
     samples(page, 12)
     wait_for_green(page, 0.01)
 
 
 def test_next_round_is_there_in_its_order(server: psutil.Popen, page: Page, world: World) -> None:
-    mirror(world.sessions, world.store, world.settings)
+    mirror(world.runtime)
     visit(page, world.settings, "datasets/app-test?view=next-round")
     samples(page, 3)
     expect(page.locator("input[value=next_round], :text('next_round')").first).to_be_visible()
-    assert green_share(page) < 0.005  # nothing in it is labelled
+    assert green_share(page) < 0.005  # none of its images is labelled
     visit(page, world.settings)  # a link to a view leaves the front page as it is
     samples(page, 12)
 
@@ -108,12 +108,12 @@ def test_next_round_is_there_in_its_order(server: psutil.Popen, page: Page, worl
 def test_a_mask_mirrored_later_is_seen_after_loading_the_page_again(
     server: psutil.Popen, page: Page, world: World
 ) -> None:
-    mirror(world.sessions, world.store, world.settings)
+    mirror(world.runtime)
     visit(page, world.settings, "datasets/app-test?view=accepted")
     samples(page, 4)
     with world.sessions.begin() as session:
         accept(session, world.task_ids[9])
-    mirror(world.sessions, world.store, world.settings)
+    mirror(world.runtime)
     page.reload()
     samples(page, 5)
 

@@ -1,4 +1,4 @@
-"""The labelling page with the real backend: what a click, the tick and Submit leave behind."""
+"""The labelling page with the real backend: the results of a click, the tick and Submit."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from pipeline.labelstudio.regions import mask_of
 from pipeline.record.tables import Effort, Interaction, Region, Round, RoundItem, Task
+from pipeline.runtime import Runtime
 from pipeline.selection.label_order import write_round
 from tests.browser.labelling import Loop, ids, loop, masks, two_objects
 from tests.browser.page import LabelStudioPage, masks_in
@@ -83,8 +84,8 @@ def test_a_task_of_a_round_comes_first_and_can_be_labelled(
         session.flush()
         chosen = session.scalars(select(Task).where(Task.ls_task_id == tasks[2])).one()
         session.add(RoundItem(round_id=row.id, task_id=chosen.id, rank=0, reason="hard"))
-        session.flush()
-        write_round(loop.client, session, row)
+    with Runtime(loop.settings) as runtime:
+        write_round(runtime, row.id)
     assert annotator.open_next(loop.project) == tasks[2]
     annotator.use_smart_tools()
     annotator.choose("1", "k")
@@ -124,7 +125,7 @@ def test_proposals_are_there_when_a_task_is_opened_and_a_click_repairs_one(
         rows = session.scalars(select(Region).where(Region.ls_region_id.in_(proposed))).all()
         assert {row.ls_region_id for row in rows} == proposed.keys()
         clicked = [row.ls_region_id for row in rows if session.get(Effort, row.id)]
-    assert clicked == [box]  # the others were accepted as they were proposed, and cost no click
+    assert clicked == [box]  # the others were accepted without a click
 
 
 def test_a_task_on_which_nothing_was_found_opens_empty_and_can_be_labelled(

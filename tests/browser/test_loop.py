@@ -1,7 +1,9 @@
-"""The whole loop, once through, on the real stack: a click, a mask, a better model, the next round.
+"""The whole loop once, on the real stack: a click, a mask, a better model, the next round.
 
-``maskloop up`` starts everything; a real Chromium is the annotator and the data team. The tests
-are steps of one story and run in order.
+``maskloop up`` starts everything; the annotator and the data team use a real Chromium. The tests
+are the steps of one scenario and run in order.
+
+It is longer than 300 lines because the steps of one scenario need each other.
 """
 
 from __future__ import annotations
@@ -26,11 +28,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from model.masks import iou
 from pipeline.images.catalog import split_of
-from pipeline.labelstudio.client import LabelStudio
 from pipeline.labelstudio.regions import brush_region, mask_of
-from pipeline.masks import rle
+from pipeline.masks.coded import CodedMask
 from pipeline.masks.ops import from_png
-from pipeline.record.engine import make_sessions
 from pipeline.record.tables import (
     Effort,
     Embedding,
@@ -42,9 +42,11 @@ from pipeline.record.tables import (
     RoundItem,
     Task,
 )
+from pipeline.runtime import Runtime
 from pipeline.settings import Settings
 from pipeline.stack.home import prepare_home
 from pipeline.stack.processes import leftovers
+from tests.annotator import Annotator
 from tests.browser.fiftyone_page import PATIENCE, samples, visit, wait_for_green
 from tests.browser.page import LabelStudioPage, masks_in
 from tests.services import LabelStudioServer
@@ -76,12 +78,12 @@ SETTINGS = {
 
 @dataclass
 class Loop:
-    """The running stack, and what this story has put into it."""
+    """The running stack, and the data that this scenario has put into it."""
 
     stack: Stack
     settings: Settings
     sessions: sessionmaker[Session]
-    client: LabelStudio
+    client: Annotator
     objects: dict[int, Mask] = field(default_factory=dict)  # task -> its disk
     labelled: list[int] = field(default_factory=list)  # tasks for masks made through the API
     clicked: int = 0  # the annotator's task
@@ -122,7 +124,7 @@ def _command_line(process: psutil.Process) -> list[str]:
 
 
 def pictures() -> Iterator[tuple[str, str, bytes, Mask]]:
-    """Kind, name, PNG and disk of as many pictures of each kind as the story needs."""
+    """Kind, name, PNG and disk of each picture that the scenario needs."""
     wanted = {"train": TRAIN, "holdout": HOLDOUT, "pool": POOL}
     for seed in range(1000):
         image, indices = shape_picture(seed, SIZE)
@@ -139,13 +141,16 @@ def pictures() -> Iterator[tuple[str, str, bytes, Mask]]:
 
 
 def with_halo(mask: Mask) -> Mask:
-    """What this team wants labelled: the object and a rim around it, which no model expects."""
+    """The mask that this team wants: the object and a rim around it, which no model expects."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * HALO + 1, 2 * HALO + 1))
     return np.asarray(cv2.dilate(mask.astype(np.uint8), kernel) > 0)
 
 
 def _round_after_the_decision(session: Session) -> bool:
-    """The first round was chosen before anything was labelled; a promotion asks for another."""
+    """Whether a round was written after the gate's newest decision, as a promotion requires.
+
+    The first round was chosen before anything was labelled.
+    """
     decided = session.scalar(select(func.max(GateDecision.created_at)))
     written = session.scalar(select(func.max(Round.written_at)))
     return decided is not None and written is not None and written > decided
@@ -160,10 +165,8 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
                 if name.startswith("MASKLOOP_"):
                     patch.setenv(name, value)
             settings = prepare_home(stack.home)
-        sessions = make_sessions(settings)
-        with LabelStudio(settings.label_studio) as client:
-            yield Loop(stack, settings, sessions, client)
-        sessions.kw["bind"].dispose()
+        with Runtime(settings) as runtime, Annotator(settings.label_studio) as client:
+            yield Loop(stack, settings, runtime.sessions, client)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +215,7 @@ def test_a_click_an_alt_click_the_tick_and_submit(loop: Loop, annotator: LabelSt
     covered = mask_of(first)
     assert covered is not None
     assert iou(covered, disk) > 0.7
-    # Just outside the object, which no good mask holds: the mask must still cover the object.
+    # The negative click is just outside the object, so the mask must still cover the object.
     (second,) = masks_in(annotator.click(columns.mean(), rows.min() - 12, negative=True))
     assert second["id"] == first["id"]
     annotator.accept()
@@ -244,9 +247,7 @@ def test_accepted_masks_train_a_model_that_the_gate_lets_serve(
     for task in loop.labelled:
         region = brush_region(
             region_id=f"region{task}",
-            rle=rle.encode(with_halo(loop.objects[task])),
-            height=SIZE[0],
-            width=SIZE[1],
+            mask=CodedMask.of_mask(with_halo(loop.objects[task])),
             label="Object",
             from_name="mask",
             to_name="image",
@@ -265,7 +266,7 @@ def test_accepted_masks_train_a_model_that_the_gate_lets_serve(
     assert name not in before
     assert loop.backend_processes() == processes, "the backend was restarted"
 
-    # The next click is answered by it, and it has learned what this team wants.
+    # The promoted model answers the next click, and it has learned the masks that this team wants.
     task = next(t for t in loop.objects if t not in (*loop.labelled, loop.clicked))
     rows, columns = np.nonzero(loop.objects[task])
     annotator.open_task(loop.project, task)
@@ -283,7 +284,7 @@ def test_fiftyone_shows_the_masks(loop: Loop, team: Page, tmp_path: Path) -> Non
     accepted = len(loop.labelled) + 1
     loop.wait(_round_after_the_decision, "the next round")
     deadline = time.monotonic() + 3 * PATIENCE / 1000
-    while True:  # the mirror runs by itself after the round, and every while
+    while True:  # the mirror runs after the round, and then regularly
         visit(team, loop.settings, f"datasets/{loop.settings.fiftyone.dataset}?view=accepted")
         if team.get_by_text(f"{accepted} samples", exact=True).is_visible():
             break

@@ -1,4 +1,4 @@
-"""Keys in Label Studio's page where they are scarce: many labels, and two tags with an eraser."""
+"""Keys in Label Studio's page with many labels, and with two tags that have an eraser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.browser
 
 ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH]
 DISC: Mask = (ROWS - 120) ** 2 + (COLUMNS - 160) ** 2 < 50**2
-TALL = ViewportSize(width=1400, height=1700)  # the labels leave little of the usual page
+TALL = ViewportSize(width=1400, height=1700)  # in the usual size, the labels leave little space
 
 
 def overlap(region: dict[str, Any]) -> float:
@@ -40,7 +40,7 @@ def opened(loop: Loop, annotator: LabelStudioPage, title: str, xml: str) -> tupl
 
 
 def asked(annotator: LabelStudioPage, key: str, tool: str, label: str) -> None:
-    """A label's key, the tool's, and what is asked with both, which is dropped again."""
+    """Press the keys of a label and a tool, use the tool, check its answer, and reject it."""
     annotator.pick(key)
     annotator.choose(tool)
     answer = annotator.click(160, 120) if tool == "k" else annotator.drag(108, 68, 212, 172)

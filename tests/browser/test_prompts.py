@@ -1,4 +1,7 @@
-"""Every way to ask for a mask in Label Studio's own page, each judged by the object it shows."""
+"""Every kind of prompt in Label Studio's own page; each mask is compared with its object.
+
+It is longer than 300 lines because all its tests draw on one page.
+"""
 
 from __future__ import annotations
 
@@ -63,14 +66,14 @@ def ready(loop: Loop, annotator: LabelStudioPage, seed: int) -> int:
 
 
 def kinds(loop: Loop) -> list[str]:
-    """Of the prompts of the newest answer."""
+    """The kinds of the prompts of the newest answer."""
     with loop.sessions() as session:
         row = session.scalars(select(Interaction).order_by(Interaction.id.desc()).limit(1)).one()
     return [("" if p["positive"] else "-") + p["kind"] for p in row.prompts]
 
 
 def stored_mask(annotation: dict[str, Any], region_id: str) -> dict[str, Any]:
-    """Label Studio repeats an accepted region under the tag of the click; this is the mask."""
+    """The mask of a region. Label Studio repeats an accepted region under the tag of the click."""
     found = [r for r in annotation["result"] if r["id"] == region_id and mask_of(r) is not None]
     return found[0]
 
@@ -120,7 +123,7 @@ def test_a_drawing_and_a_click_that_reads_it(
     stored = annotator.submit()
     assert fits(stored_mask(stored, region["id"]), DISC)
     loop.reconcile()
-    with loop.sessions() as session:  # the drawing is no mask
+    with loop.sessions() as session:  # the drawing does not count as a mask
         rows = session.scalars(select(Region).where(Region.label != "Object")).all()
     assert rows == []
 
@@ -202,9 +205,9 @@ def test_an_undone_click_is_left_out_of_the_next_answer(
     ready(loop, annotator, 30)
     annotator.choose("1", "k")
     first = one(annotator.click(160, 120))
-    annotator.click(165, 125, negative=True)  # a slip: on the object itself
+    annotator.click(165, 125, negative=True)  # a mistake: it is on the object
     annotator.undo()
-    annotator.choose("1", "k")  # undoing lets go of the label
+    annotator.choose("1", "k")  # undo deselects the label
     third = one(annotator.click(40, 40, negative=True))
     assert third["id"] == first["id"]
     assert fits(third, DISC)
@@ -344,7 +347,7 @@ def test_a_backend_killed_between_two_clicks_goes_on_from_the_first(
     process.kill()
     annotator.page.wait_for_timeout(4_000)
     assert annotator.live_notice() == "The model is unavailable. Your drawing is safe."
-    annotator.click(200, 60, negative=True)  # answered by nobody, and kept by the page
+    annotator.click(200, 60, negative=True)  # no backend answers; the page keeps the click
     process.start()
     annotator.page.wait_for_timeout(4_000)
     assert annotator.live_notice() == ""

@@ -1,4 +1,4 @@
-"""connect against a real Label Studio, with a server that answers only what a handshake asks."""
+"""connect with a real Label Studio, and a server that answers only the requests of a handshake."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from pydantic import SecretStr
 
 from pipeline.errors import LabelConfigError, LabelStudioError
-from pipeline.labelstudio.client import LabelStudio
 from pipeline.labelstudio.config import read_label_config
 from pipeline.labelstudio.connect import WEBHOOK_ACTIONS, Template, connect
-from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG, Output
+from pipeline.labelstudio.template import Output, default_label_config
 from pipeline.settings import BackendSettings, LabelStudioSettings, Settings
+from tests.annotator import Annotator
 from tests.handshake import PASSWORD, Handshake
 from tests.services import (
     LabelStudioServer,
@@ -49,15 +49,15 @@ def settings_of(server: LabelStudioServer, backend_url: str, home: Path) -> Sett
 
 
 @pytest.fixture
-def client(settings: Settings) -> Iterator[LabelStudio]:
-    with LabelStudio(settings.label_studio) as client:
+def client(settings: Settings) -> Iterator[Annotator]:
+    with Annotator(settings.label_studio) as client:
         yield client
 
 
 def test_connect_attaches_the_backend_and_a_webhook_with_credentials(
-    client: LabelStudio, settings: Settings, handshake: Handshake
+    client: Annotator, settings: Settings, handshake: Handshake
 ) -> None:
-    project = client.create_project("connect: all", DEFAULT_LABEL_CONFIG)
+    project = client.create_project("connect: all", default_label_config())
     report = connect(client, settings, project)
     assert report.project_title == "connect: all"
     assert report.labels == ("Object", "Other")
@@ -71,7 +71,7 @@ def test_connect_attaches_the_backend_and_a_webhook_with_credentials(
     assert webhook["headers"]["Authorization"].startswith("Basic ")
     assert set(webhook["actions"]) == set(WEBHOOK_ACTIONS)
 
-    # What Label Studio sends with them gets in.
+    # The credentials that Label Studio sends are accepted.
     handshake.deliveries.clear()
     (task,) = client.import_tasks(project, [{"data": {"image": "/a.jpg"}}])
     made = client.create_annotation(task, [])
@@ -87,16 +87,16 @@ def test_connect_attaches_the_backend_and_a_webhook_with_credentials(
     ]
 
 
-def test_connecting_again_changes_nothing(client: LabelStudio, settings: Settings) -> None:
-    project = client.create_project("connect: again", DEFAULT_LABEL_CONFIG)
+def test_connecting_again_changes_nothing(client: Annotator, settings: Settings) -> None:
+    project = client.create_project("connect: again", default_label_config())
     first = connect(client, settings, project)
     assert connect(client, settings, project) == replace(first, changed=())
     assert len(client.backends(project)) == 1
     assert len(client.webhooks(project)) == 1
 
 
-def test_connect_repairs_what_was_half_made(client: LabelStudio, settings: Settings) -> None:
-    project = client.create_project("connect: repair", DEFAULT_LABEL_CONFIG)
+def test_connect_repairs_what_was_half_made(client: Annotator, settings: Settings) -> None:
+    project = client.create_project("connect: repair", default_label_config())
     first = connect(client, settings, project)
     client.delete_webhook(first.webhook_id)
     client.update_backend(
@@ -120,11 +120,11 @@ def test_connect_repairs_what_was_half_made(client: LabelStudio, settings: Setti
     assert len(ours) == 1
     assert ours[0]["is_active"]
     assert ours[0]["headers"]["Authorization"]
-    assert len(client.webhooks(project)) == 2  # someone else's is left alone
+    assert len(client.webhooks(project)) == 2  # a webhook of another program stays
 
 
 def test_a_config_without_masks_is_told_before_anything_changes(
-    client: LabelStudio, settings: Settings
+    client: Annotator, settings: Settings
 ) -> None:
     config = '<View><Image name="image" value="$image"/><Choices name="c" toName="image">'
     config += '<Choice value="x"/></Choices></View>'
@@ -137,7 +137,7 @@ def test_a_config_without_masks_is_told_before_anything_changes(
     assert client.backends(project) == []
 
 
-def test_a_config_that_could_be_better_is_advised(client: LabelStudio, settings: Settings) -> None:
+def test_a_config_that_could_be_better_is_advised(client: Annotator, settings: Settings) -> None:
     config = """
     <View>
       <Image name="image" value="$image"/>
@@ -160,7 +160,7 @@ def test_a_config_that_could_be_better_is_advised(client: LabelStudio, settings:
 
 @pytest.mark.parametrize("output", get_args(Output))
 def test_connect_writes_a_labelling_config_with_the_labels_that_were_there(
-    client: LabelStudio, settings: Settings, output: Output
+    client: Annotator, settings: Settings, output: Output
 ) -> None:
     config = """
     <View>
@@ -183,31 +183,31 @@ def test_connect_writes_a_labelling_config_with_the_labels_that_were_there(
 
 
 def test_labels_that_cannot_be_written_change_nothing(
-    client: LabelStudio, settings: Settings
+    client: Annotator, settings: Settings
 ) -> None:
-    project = client.create_project("connect: bad labels", DEFAULT_LABEL_CONFIG)
+    project = client.create_project("connect: bad labels", default_label_config())
     with pytest.raises(LabelConfigError, match="different names"):
         connect(client, settings, project, Template(labels=("Cat", "Cat")))
-    assert client.project(project)["label_config"] == DEFAULT_LABEL_CONFIG  # type: ignore[index]
+    assert client.project(project)["label_config"] == default_label_config()  # type: ignore[index]
     assert client.backends(project) == []
 
 
-def test_a_missing_project_is_told(client: LabelStudio, settings: Settings) -> None:
+def test_a_missing_project_is_told(client: Annotator, settings: Settings) -> None:
     with pytest.raises(LabelStudioError, match="has no project 424242; look the number up"):
         connect(client, settings, 424242)
 
 
 def test_a_backend_that_is_down_is_told(
-    client: LabelStudio, label_studio: LabelStudioServer, tmp_path: Path
+    client: Annotator, label_studio: LabelStudioServer, tmp_path: Path
 ) -> None:
-    project = client.create_project("connect: down", DEFAULT_LABEL_CONFIG)
+    project = client.create_project("connect: down", default_label_config())
     settings = settings_of(label_studio, f"http://127.0.0.1:{free_port()}", tmp_path)
     with pytest.raises(LabelStudioError, match="health check failed.*mend that"):
         connect(client, settings, project)
 
 
-def test_a_backend_password_that_is_wrong_is_told(client: LabelStudio, settings: Settings) -> None:
-    project = client.create_project("connect: password", DEFAULT_LABEL_CONFIG)
+def test_a_backend_password_that_is_wrong_is_told(client: Annotator, settings: Settings) -> None:
+    project = client.create_project("connect: password", default_label_config())
     wrong = settings.backend.model_copy(update={"password": SecretStr("wrong")})
     with pytest.raises(LabelStudioError, match="authentication parameters"):
         connect(client, settings.model_copy(update={"backend": wrong}), project)
@@ -217,7 +217,7 @@ def test_a_backend_password_that_is_wrong_is_told(client: LabelStudio, settings:
     "overrides",
     [
         {"USE_DEFAULT_BANNED_SUBNETS": "true"},
-        # Here the backend is let in and its webhook is not: a row is left behind, half made.
+        # Here the backend is allowed and its webhook is not, so an incomplete row stays.
         {"USE_DEFAULT_BANNED_SUBNETS": "true", "ML_BLOCK_LOCAL_IP": "false"},
     ],
 )
@@ -227,8 +227,8 @@ def test_a_label_studio_that_bans_private_networks_is_told_the_switch(
     process = start_label_studio(tmp_path, overrides)
     try:
         settings = settings_of(process.server, handshake.url, tmp_path)
-        with LabelStudio(settings.label_studio) as client:
-            project = client.create_project("connect: banned", DEFAULT_LABEL_CONFIG)
+        with Annotator(settings.label_studio) as client:
+            project = client.create_project("connect: banned", default_label_config())
             for _ in range(2):
                 with pytest.raises(LabelStudioError, match="USE_DEFAULT_BANNED_SUBNETS=false"):
                     connect(client, settings, project)

@@ -1,4 +1,7 @@
-"""maskloop doctor on a real Label Studio, backend, Redis and worker, sound and then broken."""
+"""maskloop doctor on a real Label Studio, backend, Redis and worker, without and with faults.
+
+It is longer than 300 lines because all its tests share one Label Studio and one backend.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,12 @@ from sqlalchemy import select
 from backend.http.app import create_app
 from pipeline.cli import app as cli
 from pipeline.doctor.checks import CHECKS, Finding, diagnose
-from pipeline.labelstudio.client import LabelStudio, local_file_url
 from pipeline.labelstudio.connect import connect
-from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.labelstudio.template import default_label_config
 from pipeline.precompute.encode import encode_project
 from pipeline.record.tables import Interaction
 from pipeline.settings import Settings
+from tests.annotator import Annotator, local_file_url
 from tests.loop import Loop, disk_picture, make_loop
 from tests.services import (
     WARM_START_SECONDS,
@@ -42,16 +45,17 @@ __all__ = ["redis_server"]
 
 pytestmark = pytest.mark.integration
 
-# Those that wait seconds for workers are looked at in a test of their own.
+# The checks that wait seconds for workers have a separate test.
 QUICK = [check for check in CHECKS if check.name not in ("Redis", "workers")]
 
 
 @dataclass
 class World:
-    """A sound stack; a test breaks one thing and sets it right again."""
+    """A working stack; a test breaks one thing and repairs it again."""
 
     process: LabelStudioProcess
     loop: Loop
+    client: Annotator
     worker: Worker
     project: int
 
@@ -59,12 +63,8 @@ class World:
     def settings(self) -> Settings:
         return self.loop.runtime.settings
 
-    @property
-    def client(self) -> LabelStudio:
-        return self.loop.runtime.label_studio
-
     def problems(self, settings: Settings | None = None) -> dict[str, str]:
-        """What doctor says is wrong, by check."""
+        """The problems that doctor finds, by check."""
         findings = diagnose(lambda: settings or self.settings, self.project, QUICK)
         return {found.check: found.text for found in findings if found.state == "problem"}
 
@@ -79,7 +79,7 @@ def with_(settings: Settings, section: str, **changes: Any) -> Settings:
 
 @contextmanager
 def backend(settings: Settings) -> Iterator[None]:
-    """A real backend at the settings' own port."""
+    """A real backend at the port of the settings."""
     config = uvicorn.Config(
         create_app(settings), port=settings.backend.port, log_config=None, access_log=False
     )
@@ -110,16 +110,15 @@ def world(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -
             backend={"url": f"http://127.0.0.1:{port}", "port": port, "password": "secret"},
             images={"files_root": server.files},
         )
-        client = loop.runtime.label_studio
-        project = client.create_project("doctor", DEFAULT_LABEL_CONFIG)
+        client = Annotator(loop.runtime.settings.label_studio)
+        project = client.create_project("doctor", default_label_config())
         (server.files / "disk.png").write_bytes(disk_picture(1)[0])
         client.import_tasks(project, [{"data": {"image": local_file_url("disk.png")}}])
         encode_project(loop.runtime, project)
         worker = Worker(loop, "events,encode,training")
-        yield World(process, loop, worker, project)
+        yield World(process, loop, client, worker, project)
         client.close()
-        loop.runtime.enqueuer.close()
-        loop.runtime.sessions.kw["bind"].dispose()
+        loop.runtime.close()
     finally:
         if worker is not None:
             worker.stop()
@@ -128,7 +127,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -
 
 @pytest.fixture
 def sound(world: World) -> Iterator[World]:
-    """The world with its backend up and connected, whatever the test before did to it."""
+    """The world with its backend running and connected, even if an earlier test broke it."""
     with backend(world.settings):
         world.repair()
         yield world
@@ -151,10 +150,10 @@ def test_nothing_is_wrong_with_a_sound_stack(
         cli.main()
     report = json.loads(capfd.readouterr().out)
     states = {found["check"]: found["state"] for found in report["findings"]}
-    states.pop("way of a click")  # advice, where the machine is busy
+    states.pop("way of a click")  # it is advice when the machine is busy
     assert {name for name, state in states.items() if state != "ok"} == {"mongod"}, report
     assert (report["problems"], ended.value.code) == (0, 0)
-    # Looking made nothing and changed nothing.
+    # The checks have made and changed nothing.
     after = sound.client.backends(sound.project), sound.client.webhooks(sound.project)
     assert [without_times(rows) for rows in after] == [without_times(rows) for rows in before]
     with sound.loop.runtime.sessions() as session:
@@ -171,7 +170,7 @@ def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: row[name] for name in row if not name.endswith("_at")} for row in rows]
 
 
-# --- tokens ---
+# --- Tokens ---
 
 
 @pytest.mark.parametrize(
@@ -223,7 +222,7 @@ def switch(http: httpx.Client, headers: dict[str, str], *, on: bool) -> None:
     http.post("/api/jwt/settings", headers=headers, json=body).raise_for_status()
 
 
-# --- what Label Studio knows about us ---
+# --- The backend and the webhook in Label Studio ---
 
 
 def without_webhook(world: World) -> None:
@@ -300,16 +299,16 @@ def test_a_labelling_config_whose_tools_ask_no_model_is_told(sound: World) -> No
         (' smartOnly="true" strokeWidth', "is not smartOnly, so a label's key picks a tool"),
     ]
     for removed, said in changes:
-        config = DEFAULT_LABEL_CONFIG.replace(removed, " strokeWidth")
+        config = default_label_config().replace(removed, " strokeWidth")
         sound.client.update_project(sound.project, label_config=config)
         problems = sound.problems()
         assert list(problems) == ["labelling config"]
         assert said in problems["labelling config"]
         assert 'give it smart="true" smartOnly="true"' in problems["labelling config"]
-    sound.client.update_project(sound.project, label_config=DEFAULT_LABEL_CONFIG)
+    sound.client.update_project(sound.project, label_config=default_label_config())
 
 
-# --- the backend ---
+# --- The backend ---
 
 
 def test_a_backend_that_is_down_is_told(world: World) -> None:
@@ -333,7 +332,8 @@ def test_a_changed_backend_password_is_told_for_each_side(world: World) -> None:
     with backend(world.settings):
         world.repair()
     with backend(changed):
-        # The settings are still the old ones; then they follow, and Label Studio's do not.
+        # First only the backend has the new password. Then the settings have it too, but Label
+        # Studio still has the old one.
         assert "refuses the user and password of the settings" in world.problems()["backend"]
         problems = world.problems(changed)
     assert set(problems) == {"reach", "webhook"}
@@ -341,7 +341,7 @@ def test_a_changed_backend_password_is_told_for_each_side(world: World) -> None:
     assert "has an Authorization header that the backend refuses" in problems["webhook"]
 
 
-# --- images, workers, networks ---
+# --- Images, workers, networks ---
 
 
 def test_an_image_that_is_lost_is_told(sound: World) -> None:

@@ -16,10 +16,10 @@ from pydantic import SecretStr
 
 from pipeline.errors import ImageSourceError
 from pipeline.images.source import ImageSource
-from pipeline.labelstudio.client import LabelStudio
-from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.labelstudio.template import default_label_config
 from pipeline.precompute.encode import encode_project
 from pipeline.settings import ImageSettings, LabelStudioSettings, Settings
+from tests.annotator import Annotator
 from tests.loop import make_loop
 from tests.services import LabelStudioServer, label_studio
 
@@ -66,7 +66,7 @@ def uploaded(http: httpx.Client, project: int) -> str:
 
 @pytest.fixture
 def personal_token(http: httpx.Client) -> Iterator[str]:
-    """A personal access token; an account holds one at a time, so it is given back."""
+    """A personal access token; it is revoked at the end, because an account has only one."""
     yield str(http.post("/api/token/").raise_for_status().json()["token"])
     for row in http.get("/api/token/").json():
         http.post("/api/token/blacklist/", json={"refresh": row["token"]}).raise_for_status()
@@ -81,7 +81,7 @@ def test_an_upload_with_either_kind_of_token(
             label_studio=LabelStudioSettings(url=label_studio.url, token=SecretStr(token))
         )
         with (
-            LabelStudio(settings.label_studio) as client,
+            Annotator(settings.label_studio) as client,
             ImageSource(settings, client.auth_header) as images,
         ):
             assert images.fetch(uploaded) == png()
@@ -125,7 +125,8 @@ def test_local_files_directly_and_through_label_studio(
 @pytest.fixture
 def bucket() -> Iterator[str]:
     """The address of an S3 server with a bucket of pictures."""
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request otherwise
+    # Otherwise it logs a line for each request.
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer("127.0.0.1", 0)
     server.start()
     host, port = server.get_host_and_port()
@@ -146,7 +147,7 @@ def bucket() -> Iterator[str]:
 def test_a_bucket_directly_and_through_label_studio(
     label_studio: LabelStudioServer, http: httpx.Client, project: int, bucket: str, presign: bool
 ) -> None:
-    """With ``presign`` Label Studio redirects to the bucket's server, without it hands files on."""
+    """With ``presign`` Label Studio redirects to the bucket's server, or else it sends the file."""
     storage = {
         "project": project,
         "bucket": "shelf",
@@ -207,8 +208,8 @@ def test_bad_images_of_a_project_do_not_stop_the_others(
             "s3_key": "reader", "s3_secret": "word",
         },
     )  # fmt: skip
-    with loop.runtime.label_studio as client, loop.runtime.images:
-        made = client.create_project("good and bad", DEFAULT_LABEL_CONFIG)
+    with loop.runtime, Annotator(loop.runtime.settings.label_studio) as client:
+        made = client.create_project("good and bad", default_label_config())
         tasks = client.import_tasks(made, [{"data": {"image": address}} for address in addresses])
         report = encode_project(loop.runtime, made)
 

@@ -1,4 +1,4 @@
-"""The client against a real Label Studio: each kind of token, each kind of failure."""
+"""The client with a real Label Studio: each kind of token, each kind of failure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import jwt
 import pytest
 from pydantic import SecretStr
 
-from pipeline.errors import LabelStudioError
-from pipeline.labelstudio.client import LabelStudio
+from pipeline.errors import LabelStudioError, SettingsError
 from pipeline.settings import LabelStudioSettings
+from tests.annotator import Annotator
 from tests.services import LabelStudioServer, free_port, label_studio
 
 __all__ = ["label_studio"]
@@ -32,19 +32,19 @@ CONFIG = """
 titles = (f"client {number}" for number in count())
 
 
-def client_of(url: str, token: str) -> LabelStudio:
-    return LabelStudio(LabelStudioSettings(url=url, token=SecretStr(token)), timeout_seconds=20)
+def client_of(url: str, token: str) -> Annotator:
+    return Annotator(LabelStudioSettings(url=url, token=SecretStr(token)), timeout_seconds=20)
 
 
 @pytest.fixture
-def client(label_studio: LabelStudioServer) -> Iterator[LabelStudio]:
+def client(label_studio: LabelStudioServer) -> Iterator[Annotator]:
     with client_of(label_studio.url, label_studio.token) as client:
         yield client
 
 
 @pytest.fixture
 def personal_token(label_studio: LabelStudioServer) -> Iterator[str]:
-    """A personal access token; an account holds one at a time, so it is given back."""
+    """A personal access token; it is revoked at the end, because an account has only one."""
     with httpx.Client(
         base_url=label_studio.url, headers={"Authorization": f"Token {label_studio.token}"}
     ) as http:
@@ -53,7 +53,7 @@ def personal_token(label_studio: LabelStudioServer) -> Iterator[str]:
             http.post("/api/token/blacklist/", json={"refresh": row["token"]}).raise_for_status()
 
 
-def test_tasks_and_annotations_round_trip(client: LabelStudio) -> None:
+def test_tasks_and_annotations_round_trip(client: Annotator) -> None:
     project = client.create_project(next(titles), CONFIG)
     first, second = client.import_tasks(
         project, [{"data": {"image": "/a.jpg"}}, {"data": {"image": "/b.jpg"}}]
@@ -78,7 +78,7 @@ def test_tasks_and_annotations_round_trip(client: LabelStudio) -> None:
 
 @pytest.mark.parametrize("change", ["create", "update", "delete"])
 def test_every_change_of_an_annotation_moves_its_tasks_update_time(
-    client: LabelStudio, change: str
+    client: Annotator, change: str
 ) -> None:
     project = client.create_project(next(titles), CONFIG)
     (task,) = client.import_tasks(project, [{"data": {"image": "/a.jpg"}}])
@@ -100,11 +100,11 @@ def test_a_personal_access_token_works_past_the_life_of_its_access_token(
         check_renewal(client, label_studio.url)
 
 
-def check_renewal(client: LabelStudio, url: str) -> None:
+def check_renewal(client: Annotator, url: str) -> None:
     first = client.auth_header()
     assert first["Authorization"].startswith("Bearer ")
-    assert client.auth_header() == first  # not renewed without need
-    # What is held five minutes later: an access token whose time is up.
+    assert client.auth_header() == first  # it is renewed only when needed
+    # The state five minutes later: the client has an expired access token.
     over = datetime.now(UTC) - timedelta(seconds=1)
     client._connection._access = (jwt.encode({"exp": over}, "x" * 32), over)
     renewed = client.auth_header()
@@ -136,7 +136,7 @@ def test_a_personal_token_that_is_over_or_foreign_is_told(
 
 
 def test_no_token_is_told() -> None:
-    with pytest.raises(LabelStudioError, match="needs a token; set label_studio.token"):
+    with pytest.raises(SettingsError, match="needs a token; set label_studio.token"):
         client_of("http://127.0.0.1:8080", "")
 
 
@@ -152,7 +152,7 @@ def test_an_address_of_another_page_is_told(label_studio: LabelStudioServer) -> 
         client.project(1)
 
 
-def test_what_label_studio_finds_wrong_is_passed_on(client: LabelStudio) -> None:
+def test_what_label_studio_finds_wrong_is_passed_on(client: Annotator) -> None:
     with pytest.raises(LabelStudioError, match="title: Ensure this field has at least 3"):
         client.create_project("x", CONFIG)
     with pytest.raises(LabelStudioError, match="label_config: .*unclosed token"):

@@ -1,4 +1,4 @@
-"""The mirror against a real mongod: what the data team sees is what SQL says."""
+"""The mirror with a real mongod: the data team sees the data that is in SQL."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pipeline.images.catalog import image_key
 from pipeline.mirror.connection import connect_fiftyone
 from pipeline.mirror.dataset import MirrorReport, mirror
 from pipeline.record.tables import Annotation, Image, Region, Task
+from pipeline.runtime import Runtime
 from pipeline.settings import FiftyOneSettings
-from pipeline.storage.store import Store
 from tests.mirror_world import PROJECT, World, accept, disc, make_world
 
 pytestmark = pytest.mark.integration
@@ -28,12 +28,12 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def world(tmp_path: Path, mongod_uri: str) -> Iterator[World]:
     made = make_world(tmp_path / "home", mongod_uri, f"mirror-{uuid.uuid4().hex[:8]}")
-    yield made
-    made.sessions.kw["bind"].dispose()
+    with made.runtime:
+        yield made
 
 
 def run(world: World) -> MirrorReport:
-    return mirror(world.sessions, world.store, world.settings)
+    return mirror(world.runtime)
 
 
 def dataset_of(world: World) -> Any:
@@ -44,9 +44,7 @@ def dataset_of(world: World) -> Any:
 
 def test_every_image_is_there_with_what_is_known_of_it(world: World) -> None:
     steps: list[tuple[int, int | None]] = []
-    report = mirror(
-        world.sessions, world.store, world.settings, lambda done, total: steps.append((done, total))
-    )
+    report = mirror(world.runtime, lambda done, total: steps.append((done, total)))
     assert (report.samples, report.added, report.left_out) == (12, 12, 0)
     assert steps[0] == (0, 12)
     assert steps[-1] == (12, 12)
@@ -175,7 +173,9 @@ def test_an_empty_record_makes_an_empty_dataset(tmp_path: Path, world: World) ->
     with world.sessions.begin() as session:
         for task in session.scalars(select(Task)):
             task.status = "deleted"
-    report = mirror(world.sessions, Store(str(tmp_path / "store")), world.settings)
+    moved = world.settings.model_copy(update={"store_url": str(tmp_path / "store")})
+    with Runtime(moved) as runtime:
+        report = mirror(runtime)
     assert (report.samples, report.added) == (0, 0)
     dataset = dataset_of(world)
     assert "accepted" in dataset.get_field_schema()
@@ -186,5 +186,5 @@ def test_a_dead_mongod_is_a_sentence_in_seconds(world: World) -> None:
     dead = FiftyOneSettings(database_uri="mongodb://127.0.0.1:1", dataset="x")
     start = time.perf_counter()
     with pytest.raises(ServiceError, match="does not answer at mongodb://127.0.0.1:1 .*make up"):
-        mirror(world.sessions, world.store, world.settings.model_copy(update={"fiftyone": dead}))
+        mirror(Runtime(world.settings.model_copy(update={"fiftyone": dead})))
     assert time.perf_counter() - start < 3

@@ -1,4 +1,4 @@
-"""A night of the loop: Label Studio, Redis and a worker, all real, and nobody at the keyboard."""
+"""A night of the loop without people: Label Studio, Redis and a worker, all real."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pytest
 
 from pipeline import queue
 from pipeline.images.catalog import split_of
-from pipeline.labelstudio.client import LabelStudio
 from pipeline.labelstudio.config import read_label_config
 from pipeline.labelstudio.regions import brush_region
-from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
-from pipeline.masks import rle
+from pipeline.labelstudio.template import default_label_config
+from pipeline.masks.coded import CodedMask
 from pipeline.queue import Enqueuer
+from pipeline.record import versions
 from pipeline.record.tables import Embedding, GateDecision, Region, Round, Task
-from pipeline.registry import base as registry
 from pipeline.runtime import Runtime
 from pipeline.settings import LabelStudioSettings
+from tests.annotator import Annotator
 from tests.loop import Loop, disk_picture, tiny_settings
 from tests.services import LabelStudioServer, label_studio
 from tests.services_redis import RedisServer, redis, redis_server
@@ -40,7 +40,7 @@ class Night:
     """The loop with its worker, and the masks that the annotators would accept."""
 
     loop: Loop
-    client: LabelStudio
+    client: Annotator
     project: int
     worker: Worker
     masks: dict[int, np.ndarray]  # Label Studio's task id -> bool [H, W]; pool tasks are not here
@@ -51,7 +51,7 @@ class Night:
 
 
 def pictures() -> Iterator[tuple[str, bytes, np.ndarray]]:
-    """As many pictures of each kind as are wanted; the split comes from their bytes."""
+    """The wanted number of pictures of each split, which depends on their bytes."""
     wanted = {"train": TRAIN, "holdout": HOLDOUT, "pool": POOL}
     for seed in range(1000):
         data, mask = disk_picture(seed)
@@ -67,8 +67,8 @@ def pictures() -> Iterator[tuple[str, bytes, np.ndarray]]:
 @pytest.fixture
 def night(tmp_path: Path, redis: RedisServer, label_studio: LabelStudioServer) -> Iterator[Night]:
     account = LabelStudioSettings(url=label_studio.url, token=label_studio.token)
-    client = LabelStudio(account)
-    project = client.create_project("Night", DEFAULT_LABEL_CONFIG)
+    client = Annotator(account)
+    project = client.create_project("Night", default_label_config())
     masks = {}
     for number, (kind, data, mask) in enumerate(pictures()):
         task = client.upload_image(project, f"{number}.png", data)
@@ -81,7 +81,7 @@ def night(tmp_path: Path, redis: RedisServer, label_studio: LabelStudioServer) -
         finetune={"steps": 60, "learning_rate": 3e-3},
         selection={"size": ROUND_SIZE},
     )
-    loop = Loop(Runtime(settings))
+    loop = Loop(Runtime(settings, migrate=True))
     worker = Worker(loop, "events,encode,training")
     yield Night(loop, client, project, worker, masks)
     worker.stop()
@@ -92,19 +92,17 @@ def test_accepted_masks_become_a_better_model_and_the_next_round(night: Night) -
     sessions = night.loop.runtime.sessions
     everything = TRAIN + HOLDOUT + POOL
 
-    # Nobody told us of the tasks: reconcile finds them and has them encoded.
+    # No webhook reported the tasks, so reconcile finds them and sends them to be encoded.
     night.send.send(queue.RECONCILE)
     wait_until(
         night.loop, lambda session: session.query(Embedding).count() == everything, night.worker
     )
 
-    label = read_label_config(DEFAULT_LABEL_CONFIG).labels[0]
+    label = read_label_config(default_label_config()).labels[0]
     for task, mask in night.masks.items():
         region = brush_region(
             region_id=f"region{task}",
-            rle=rle.encode(mask),
-            height=mask.shape[0],
-            width=mask.shape[1],
+            mask=CodedMask.of_mask(mask),
             label=label,
             from_name="mask",
             to_name="image",
@@ -120,11 +118,11 @@ def test_accepted_masks_become_a_better_model_and_the_next_round(night: Night) -
     with sessions() as session:
         decision = session.query(GateDecision).one()
         assert decision.promoted, decision.reason
-        serving = registry.serving(session)
+        serving = versions.serving(session)
         assert serving is not None
         assert serving.id == decision.candidate_id
 
-    # The promotion asked for a round; Label Studio hands out its first task.
+    # The promotion started a round; Label Studio gives its first task.
     wait_until(
         night.loop,
         lambda session: session.query(Round).filter(Round.written_at.is_not(None)).count() == 1,

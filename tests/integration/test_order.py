@@ -1,4 +1,4 @@
-"""A round in a real Label Studio: both ways of taking work follow our order."""
+"""A round in a real Label Studio: both ways of getting tasks follow our order."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy.orm import Session, sessionmaker
 
-from pipeline.labelstudio.client import LabelStudio
-from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
-from pipeline.record.engine import make_sessions, upgrade
+from pipeline.labelstudio.template import default_label_config
 from pipeline.record.tables import Round, RoundItem, Task
+from pipeline.runtime import Runtime
 from pipeline.selection.label_order import write_round
 from pipeline.settings import LabelStudioSettings, Settings
+from tests.annotator import Annotator
 from tests.services import LabelStudioServer, label_studio
 
 __all__ = ["label_studio"]
@@ -23,31 +22,26 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def sessions(tmp_path: Path) -> Iterator[sessionmaker[Session]]:
-    settings = Settings(home=tmp_path)
-    upgrade(settings)
-    sessions = make_sessions(settings)
-    yield sessions
-    sessions.kw["bind"].dispose()
+def runtime(label_studio: LabelStudioServer, tmp_path: Path) -> Iterator[Runtime]:
+    account = LabelStudioSettings(url=label_studio.url, token=SecretStr(label_studio.token))
+    with Runtime(Settings(home=tmp_path, label_studio=account), migrate=True) as made:
+        yield made
 
 
 @pytest.fixture
-def client(label_studio: LabelStudioServer) -> Iterator[LabelStudio]:
-    settings = LabelStudioSettings(url=label_studio.url, token=SecretStr(label_studio.token))
-    with LabelStudio(settings) as client:
-        yield client
+def client(runtime: Runtime) -> Iterator[Annotator]:
+    with Annotator(runtime.settings.label_studio) as made:
+        yield made
 
 
-def make_project(client: LabelStudio) -> tuple[int, list[int]]:
-    project = client.create_project("order", DEFAULT_LABEL_CONFIG)
+def make_project(client: Annotator) -> tuple[int, list[int]]:
+    project = client.create_project("order", default_label_config())
     tasks = [{"data": {"image": f"/{k}.jpg", "owner": "ours"}} for k in range(12)]
     return project, client.import_tasks(project, tasks)
 
 
-def add_round(
-    sessions: sessionmaker[Session], project: int, number: int, ls_task_ids: list[int]
-) -> int:
-    with sessions.begin() as session:
+def add_round(runtime: Runtime, project: int, number: int, ls_task_ids: list[int]) -> int:
+    with runtime.sessions.begin() as session:
         row = Round(ls_project_id=project, number=number, settings={})
         session.add(row)
         session.flush()
@@ -59,18 +53,13 @@ def add_round(
         return row.id
 
 
-def write(sessions: sessionmaker[Session], client: LabelStudio, round_id: int) -> int:
-    with sessions.begin() as session:
-        return write_round(client, session, session.get_one(Round, round_id))
-
-
-def view_of(client: LabelStudio, project: int, title: str) -> int:
+def view_of(client: Annotator, project: int, title: str) -> int:
     (view,) = [view for view in client.views(project) if view["data"]["title"] == title]
     return int(view["id"])
 
 
-def handed_out(client: LabelStudio, project: int, tasks: int) -> list[int]:
-    """What the Label button gives, one after the other, as each is submitted."""
+def handed_out(client: Annotator, project: int, tasks: int) -> list[int]:
+    """The tasks that the Label button gives, each after the previous one is submitted."""
     order = []
     for _ in range(tasks):
         task = client.next_task(project)
@@ -80,14 +69,12 @@ def handed_out(client: LabelStudio, project: int, tasks: int) -> list[int]:
     return order
 
 
-def test_label_studio_hands_out_the_round_in_our_order(
-    client: LabelStudio, sessions: sessionmaker[Session]
-) -> None:
+def test_label_studio_hands_out_the_round_in_our_order(client: Annotator, runtime: Runtime) -> None:
     project, tasks = make_project(client)
     wanted = [tasks[k] for k in (7, 2, 11, 5)]
-    round_id = add_round(sessions, project, 1, wanted)
-    assert write(sessions, client, round_id) == 4
-    with sessions() as session:
+    round_id = add_round(runtime, project, 1, wanted)
+    assert write_round(runtime, round_id) == 4
+    with runtime.sessions() as session:
         assert session.get_one(Round, round_id).written_at is not None
     listed = list(client.tasks(project, view=view_of(client, project, "Round 1")))
     assert [task.id for task in listed] == wanted
@@ -95,21 +82,19 @@ def test_label_studio_hands_out_the_round_in_our_order(
     assert handed_out(client, project, 4) == wanted
 
     after = [tasks[k] for k in (9, 0, 3)]
-    write(sessions, client, add_round(sessions, project, 2, after))
+    write_round(runtime, add_round(runtime, project, 2, after))
     view = view_of(client, project, "Round 2")
     assert [task.id for task in client.tasks(project, view=view)] == after
     assert handed_out(client, project, 3) == after
 
 
-def test_writing_again_changes_nothing(
-    client: LabelStudio, sessions: sessionmaker[Session]
-) -> None:
+def test_writing_again_changes_nothing(client: Annotator, runtime: Runtime) -> None:
     project, tasks = make_project(client)
     wanted = [tasks[k] for k in (4, 1)]
-    round_id = add_round(sessions, project, 1, wanted)
-    write(sessions, client, round_id)
+    round_id = add_round(runtime, project, 1, wanted)
+    write_round(runtime, round_id)
     before = list(client.tasks(project))
-    write(sessions, client, round_id)
+    write_round(runtime, round_id)
     assert [task.data for task in client.tasks(project)] == [task.data for task in before]
     assert len(client.views(project)) == 1
     first = client.task(wanted[0])
@@ -118,11 +103,9 @@ def test_writing_again_changes_nothing(
     assert client.next_task(project) == wanted[0]
 
 
-def test_a_task_deleted_meanwhile_is_left_out(
-    client: LabelStudio, sessions: sessionmaker[Session]
-) -> None:
+def test_a_task_deleted_meanwhile_is_left_out(client: Annotator, runtime: Runtime) -> None:
     project, tasks = make_project(client)
-    round_id = add_round(sessions, project, 1, [tasks[3], tasks[8]])
+    round_id = add_round(runtime, project, 1, [tasks[3], tasks[8]])
     client.delete_task(tasks[3])
-    assert write(sessions, client, round_id) == 1
+    assert write_round(runtime, round_id) == 1
     assert client.next_task(project) == tasks[8]

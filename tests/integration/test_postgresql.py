@@ -23,7 +23,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pipeline.errors import DatabaseError
 from pipeline.images.catalog import task_row
-from pipeline.record.engine import lock, make_engine, make_sessions, upgrade
+from pipeline.record import schema
+from pipeline.record.engine import lock, make_engine, sessions_on
 from pipeline.record.migrations.runner import alembic_config
 from pipeline.record.tables import Base, Event, ModelVersion, Task
 from pipeline.settings import Settings
@@ -40,7 +41,7 @@ def _binaries() -> Path | None:
 
 
 def _as_someone() -> Callable[[], None] | None:
-    """PostgreSQL refuses to run as root; Debian's package made it an account."""
+    """PostgreSQL refuses to run as root, so it runs as the account that Debian's package made."""
     if os.getuid() != 0:
         return None
     account = pwd.getpwnam("postgres")
@@ -54,7 +55,7 @@ def _as_someone() -> Callable[[], None] | None:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
-    """The address of a server of our own, on a socket in a folder of our own; no database yet."""
+    """The address of a separate server, on a socket in a temporary folder, without a database."""
     binaries = _binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL server is installed")
@@ -79,7 +80,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def settings(server: str, tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
-    """A database of its own for each test."""
+    """Settings with a separate database for each test."""
     name = f"test_{abs(hash(request.node.name))}"
     admin = make_engine(Settings(home=tmp_path, database_url=server.format("postgres")))
     with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -90,15 +91,15 @@ def settings(server: str, tmp_path: Path, request: pytest.FixtureRequest) -> Set
 
 @pytest.fixture
 def sessions(settings: Settings) -> Iterator[sessionmaker[Session]]:
-    upgrade(settings)
-    made = make_sessions(settings)
+    schema.upgrade(settings)
+    made = sessions_on(make_engine(settings))
     yield made
     made.kw["bind"].dispose()
 
 
 def test_the_schema_matches_the_models_and_goes_back(settings: Settings) -> None:
-    upgrade(settings)
-    upgrade(settings)
+    schema.upgrade(settings)
+    schema.upgrade(settings)
     engine = make_engine(settings)
     with engine.connect() as connection:
         assert set(inspect(connection).get_table_names()) > set(Base.metadata.tables)
@@ -115,7 +116,7 @@ def test_upgrades_at_once(settings: Settings) -> None:
 
     def run(_: int) -> None:
         gate.wait()
-        upgrade(settings)
+        schema.upgrade(settings)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(run, range(4)))
@@ -126,7 +127,7 @@ def test_tables_that_are_not_ours_are_left_alone(settings: Settings) -> None:
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE task (title TEXT)"))
     with pytest.raises(DatabaseError, match="task"):
-        upgrade(settings)
+        schema.upgrade(settings)
     with engine.connect() as connection:
         assert inspect(connection).get_table_names() == ["task"]
     engine.dispose()
@@ -179,5 +180,5 @@ def test_a_server_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     address = f"postgresql+psycopg://me:secret@127.0.0.1:{port}/x"
     with pytest.raises(DatabaseError, match="cannot be opened") as caught:
-        upgrade(Settings(home=tmp_path, database_url=address))
+        schema.upgrade(Settings(home=tmp_path, database_url=address))
     assert "secret" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""``maskloop propose`` against a real Label Studio, with the weights that ship."""
+"""``maskloop propose`` with a real Label Studio and the shipped weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,10 @@ from sqlalchemy import select
 from model.inference.proposals import Proposal, ProposalConfig
 from model.masks import iou
 from pipeline.cli import app as cli
-from pipeline.labelstudio.client import Json, LabelStudio
+from pipeline.cli import work
+from pipeline.labelstudio.connection import Json
 from pipeline.labelstudio.regions import label_of, mask_of
-from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.labelstudio.template import default_label_config
 from pipeline.precompute import propose as proposing
 from pipeline.precompute.propose import propose_project
 from pipeline.record.jobs import job
@@ -29,6 +31,7 @@ from pipeline.record.tables import Round, RoundItem, Task
 from pipeline.runtime import Runtime
 from pipeline.selection.label_order import write_round
 from pipeline.settings import LabelStudioSettings, Settings
+from tests.annotator import Annotator
 from tests.services import LabelStudioServer, label_studio
 from tests.shapes import shape_picture
 
@@ -42,33 +45,29 @@ Propose = Callable[..., tuple[int, dict[str, Any], str]]
 
 @dataclass
 class Project:
-    """Two tasks that wait, one that is annotated, one whose image is not there."""
+    """Two tasks without an annotation, one with an annotation, and one whose image is missing."""
 
     runtime: Runtime
+    client: Annotator
     id: int
     waiting: list[int]
     annotated: int
     lost: int
-    objects: list[npt.NDArray[np.uint8]]  # of the waiting ones
-
-    @property
-    def client(self) -> LabelStudio:
-        return self.runtime.label_studio
+    objects: list[npt.NDArray[np.uint8]]  # of the tasks without an annotation
 
     def ours(self, task: int) -> Json:
         (found,) = [p for p in self.client.predictions(task) if p["model_version"] == VERSION]
         return found
 
     def make_round(self, number: int, ls_task_id: int) -> None:
-        """Hand out one task as a round of its own."""
+        """Write a round that contains only this task."""
         with self.runtime.sessions.begin() as session:
             row = Round(ls_project_id=self.id, number=number, settings={})
             session.add(row)
             session.flush()
             task = session.scalars(select(Task).where(Task.ls_task_id == ls_task_id)).one()
             session.add(RoundItem(round_id=row.id, task_id=task.id, rank=0, reason="hard"))
-            session.flush()
-            assert write_round(self.client, session, row) == 1
+        assert write_round(self.runtime, row.id) == 1
 
 
 def png(picture: npt.NDArray[np.uint8]) -> bytes:
@@ -82,10 +81,10 @@ def project(
     label_studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Project]:
     account = LabelStudioSettings(url=label_studio.url, token=SecretStr(label_studio.token))
-    runtime = Runtime(Settings(home=tmp_path_factory.mktemp("home"), label_studio=account))
-    with runtime.label_studio as client, runtime.images:
+    settings = Settings(home=tmp_path_factory.mktemp("home"), label_studio=account)
+    with Runtime(settings, migrate=True) as runtime, Annotator(account) as client:
         number = client.create_project(
-            "proposing", DEFAULT_LABEL_CONFIG, show_collab_predictions=False
+            "proposing", default_label_config(), show_collab_predictions=False
         )
         tasks, objects = [], []
         for seed in range(3):
@@ -94,16 +93,15 @@ def project(
             objects.append(indices)
         client.create_annotation(tasks[2], [])
         (lost,) = client.import_tasks(number, [{"data": {"image": "/data/upload/none.png"}}])
-        yield Project(runtime, number, tasks[:2], tasks[2], lost, objects[:2])
-    runtime.sessions.kw["bind"].dispose()
+        yield Project(runtime, client, number, tasks[:2], tasks[2], lost, objects[:2])
 
 
 @pytest.fixture
 def propose(
     project: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Propose:
-    """Runs the command: its exit code, its report, and what it says beside it."""
-    monkeypatch.setattr(cli, "_runtime", lambda: project.runtime)
+    """Runs the command; returns its exit code, its report, and its output on stderr."""
+    monkeypatch.setattr(work, "open_runtime", lambda: nullcontext(project.runtime))
 
     def run(*arguments: str) -> tuple[int, dict[str, Any], str]:
         capfd.readouterr()
@@ -162,7 +160,7 @@ def test_a_task_keeps_its_proposals_until_they_are_made_again(
     versions = [p["model_version"] for p in project.client.predictions(first)]
     assert sorted(versions) == [VERSION, "theirs"]
 
-    # With another label they are not what is asked for, and a limit stops after the first.
+    # Proposals with another label do not count, and a limit stops after the first task.
     _, report, _ = propose("--limit", "1")
     assert (report["left"], report["proposed"]) == (0, 1)
 
@@ -182,7 +180,7 @@ def test_predictions_of_others_stay_whatever_they_are_called(
     assert versions == {VERSION, "theirs", "RPN proposals"}
     shown = project.client.project(project.id)
     assert shown is not None
-    assert shown["model_version"] == "RPN proposals"  # somebody chose it
+    assert shown["model_version"] == "RPN proposals"  # a person chose it
     assert "the predictions of 'RPN proposals' only" in report["advice"][1]
 
 
@@ -202,7 +200,8 @@ def test_a_round_hands_out_its_tasks_with_their_proposals(
     project.make_round(3, first)
     assert handed_out(project, first)["result"] == project.ours(first)["result"]
 
-    _, report, _ = propose("--limit", "1", "--again", "--label", "Other")  # a round's come first
+    # Tasks of a round come first.
+    _, report, _ = propose("--limit", "1", "--again", "--label", "Other")
     assert report["proposed"] == 1
     assert report["advice"][1:] == []
     ours, shown = project.ours(first), handed_out(project, first)
@@ -232,7 +231,7 @@ def test_a_limit_gets_past_images_that_are_lost_or_show_nothing(
     project: Project, propose: Propose
 ) -> None:
     client = project.client
-    other = client.create_project("limited", DEFAULT_LABEL_CONFIG)
+    other = client.create_project("limited", default_label_config())
     (lost,) = client.import_tasks(other, [{"data": {"image": "/data/upload/none.png"}}])
     blank = client.upload_image(other, "blank.png", png(np.full((180, 240, 3), 128, np.uint8)))
     shape = client.upload_image(other, "shape.png", png(shape_picture(0, (180, 240))[0]))
@@ -269,7 +268,7 @@ def test_two_do_not_propose_at_once(project: Project, propose: Propose) -> None:
 
 
 def handed_out(project: Project, task: int) -> Json:
-    """The prediction that an annotator sees on the task that is handed out now."""
+    """The prediction that an annotator sees on the next task."""
     found = project.client.project(project.id)
     assert found is not None
     (shown,) = [

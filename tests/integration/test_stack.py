@@ -1,4 +1,4 @@
-"""``maskloop up`` as a person meets it: start, look, Ctrl-C, start again, ``maskloop down``."""
+"""``maskloop up`` as a person uses it: start, look, Ctrl-C, start again, ``maskloop down``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 
 from pipeline.labelstudio.client import LabelStudio
 from pipeline.mirror.mongod import ping_mongod
-from pipeline.record.engine import make_sessions
+from pipeline.record.engine import make_engine, sessions_on
 from pipeline.record.tables import Embedding
 from pipeline.settings import Settings
 from pipeline.stack.home import prepare_home
@@ -26,7 +26,7 @@ from tests.stack import FIRST_START_SECONDS, Stack, made_stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-RESUME_SECONDS = 60  # promised, for a machine that is not busy with something else
+RESUME_SECONDS = 60  # the promised time, on a machine that is not busy
 BUSY_RESUME_SECONDS = 300
 
 
@@ -46,7 +46,7 @@ def settings(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def embeddings(settings: Settings) -> int:
-    with make_sessions(settings)() as session:
+    with sessions_on(make_engine(settings))() as session:
         return session.scalar(select(func.count()).select_from(Embedding)) or 0
 
 
@@ -70,7 +70,7 @@ def test_the_first_start_makes_a_project_ready_to_click_in(
     settings: Settings = request.getfixturevalue("settings")
 
     check_health(settings)
-    said = stack.said()  # as in a narrow terminal: nothing a person must copy may be cut
+    said = stack.said()  # as in a narrow terminal, where no text to copy may be cut
     fiftyone = f"http://{settings.fiftyone.host}:{settings.fiftyone.port}"
     page = f"{settings.label_studio.url}/projects/{settings.label_studio.project}"
     for address in (page, settings.backend.url, fiftyone):
@@ -150,7 +150,7 @@ def test_the_second_start_resumes_within_a_minute_and_a_dead_service_ends_it(
 def test_down_stops_it_from_elsewhere_even_when_up_itself_was_killed(stack: Stack) -> None:
     stack.up(BUSY_RESUME_SECONDS)
     assert stack.running is not None
-    stack.running.kill()  # no chance to stop anything
+    stack.running.kill()  # it cannot stop its services
     stack.running.wait()
     assert len(leftovers(stack.home)) >= 7
     done = stack.run("down")

@@ -1,4 +1,7 @@
-"""Sync against a real Label Studio: whatever its webhooks do, our rows equal a fresh export."""
+"""Sync with a real Label Studio: our rows equal a fresh export, whatever its webhooks do.
+
+It is longer than 300 lines because all its tests share one Label Studio.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,12 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from model.errors import MaskloopError
 from pipeline.errors import LabelStudioError, UnknownRecordError
-from pipeline.images.catalog import task_image
-from pipeline.images.source import ImageSource
-from pipeline.labelstudio.client import LabelStudio
 from pipeline.labelstudio.connect import connect
 from pipeline.labelstudio.regions import brush_region, label_of, mask_of
-from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.labelstudio.template import default_label_config
 from pipeline.masks import ops as masks
 from pipeline.masks import rle
-from pipeline.record.engine import make_sessions, upgrade
+from pipeline.masks.coded import CodedMask
 from pipeline.record.tables import (
     Annotation,
     Effort,
@@ -40,9 +40,11 @@ from pipeline.record.tables import (
     Task,
     now,
 )
+from pipeline.runtime import Runtime
 from pipeline.settings import BackendSettings, LabelStudioSettings, Settings
-from pipeline.storage.store import Store
-from pipeline.sync.reconcile import ReconcileReport, handle_event, reconcile
+from pipeline.sync.reconcile import ReconcileReport, reconcile
+from pipeline.sync.webhooks import handle_event
+from tests.annotator import Annotator
 from tests.handshake import PASSWORD, Handshake
 from tests.services import LabelStudioServer, free_port, label_studio
 
@@ -63,9 +65,7 @@ def square(top: int, left: int, side: int) -> Mask:
 def brush(region_id: str, mask: Mask, label: str = "Object") -> dict[str, Any]:
     return brush_region(
         region_id=region_id,
-        rle=rle.encode(mask),
-        height=mask.shape[0],
-        width=mask.shape[1],
+        mask=CodedMask.of_mask(mask),
         label=label,
         from_name="mask",
         to_name="image",
@@ -86,15 +86,16 @@ def keypoint(region_id: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Loop:
-    """All that sync works with, on one fresh project of a real Label Studio."""
+    """Everything that sync needs, with a new project of a real Label Studio."""
 
-    client: LabelStudio
-    sessions: sessionmaker[Session]
-    store: Store
-    source: ImageSource
-    settings: Settings
+    runtime: Runtime
+    client: Annotator
     project: int
     handshake: Handshake
+
+    @property
+    def sessions(self) -> sessionmaker[Session]:
+        return self.runtime.sessions
 
     def task(self, shade: int = 0) -> int:
         file = io.BytesIO()
@@ -102,7 +103,7 @@ class Loop:
         return self.client.upload_image(self.project, f"{shade}.png", file.getvalue())
 
     def event(self, payload: dict[str, Any], age: timedelta = timedelta()) -> int:
-        """A delivery as the webhook route keeps it."""
+        """A delivery as the webhook route stores it; returns the event's id."""
         with self.sessions.begin() as session:
             row = Event(
                 key=f"test {next(keys)}",
@@ -115,15 +116,13 @@ class Loop:
             return row.id
 
     def handle(self, event_id: int) -> None:
-        handle_event(self.sessions, self.client, self.store, self.source, self.settings, event_id)
+        handle_event(self.runtime, event_id)
 
     def reconcile(self) -> ReconcileReport:
-        return reconcile(
-            self.sessions, self.client, self.store, self.source, self.settings, self.project
-        )
+        return reconcile(self.runtime, self.project)
 
     def deliver(self) -> None:
-        """Work on every delivery once, in the order they came."""
+        """Handle every delivery once, in the order of arrival."""
         for payload in self.deliveries():
             self.handle(self.event(payload))
 
@@ -148,7 +147,7 @@ class Loop:
             return {(row[0], row[1], row[2], row[3], row[4]) for row in found}
 
     def export(self) -> set[tuple[int, int, str, str, bytes]]:
-        """The accepted masks of a fresh export, read without any of sync."""
+        """The accepted masks of a fresh export, read without the code of sync."""
         answer = httpx.get(
             f"{self.client.url}/api/projects/{self.project}/export",
             params={"exportType": "JSON", "download_all_tasks": "true"},
@@ -190,18 +189,11 @@ def loop(label_studio: LabelStudioServer, handshake: Handshake, tmp_path: Path) 
         label_studio=LabelStudioSettings(url=label_studio.url, token=SecretStr(label_studio.token)),
         backend=BackendSettings(url=handshake.url, password=SecretStr(PASSWORD)),
     )
-    upgrade(settings)
-    sessions = make_sessions(settings)
-    with (
-        LabelStudio(settings.label_studio) as client,
-        ImageSource(settings, client.auth_header) as source,
-    ):
-        project = client.create_project("sync", DEFAULT_LABEL_CONFIG)
+    with Runtime(settings, migrate=True) as runtime, Annotator(settings.label_studio) as client:
+        project = client.create_project("sync", default_label_config())
         connect(client, settings, project)
         handshake.deliveries.clear()
-        store = Store(settings.store_address)
-        yield Loop(client, sessions, store, source, settings, project, handshake)
-    sessions.kw["bind"].dispose()
+        yield Loop(runtime, client, project, handshake)
 
 
 def test_each_webhook_brings_our_rows_to_what_label_studio_holds(loop: Loop) -> None:
@@ -262,7 +254,7 @@ def test_webhooks_twice_late_and_missing_then_reconcile_equal_a_fresh_export(loo
     kept = [delivery for at, delivery in enumerate(deliveries) if at not in lost]
     for payload in [*kept, *reversed(kept), kept[0]]:
         loop.handle(loop.event(payload))
-    # Late news changes nothing: not even an update that tells of the mask before the last.
+    # Late webhooks change nothing, not even an update with an older mask.
     assert ("a", masks.to_png(square(4, 4, 9))) in {(row[2], row[4]) for row in loop.rows()}
 
     report = loop.reconcile()
@@ -351,7 +343,7 @@ def test_effort_is_read_from_the_click_log(loop: Loop) -> None:
     suggested, accepted = square(0, 0, 10), square(0, 0, 20)
     with loop.sessions() as session:
         row = session.scalars(select(Task)).one()
-    image = task_image(loop.sessions, loop.store, loop.source, row, loop.settings).id
+    image = loop.runtime.catalog.image_of(row).id
     with loop.sessions.begin() as session:
         version = ModelVersion(
             name="base", encoder="e", sha256="0" * 64, key="k", status="serving", snapshot_id=None
@@ -404,7 +396,7 @@ def test_an_image_that_is_none_is_told_and_tried_again(loop: Loop) -> None:
         row = session.scalars(select(Task)).one()
         assert row.problem == report.problems[0]
         assert row.reconciled_at is None
-    # Once the task shows an image, the next pass has the mask.
+    # When the task shows an image, the next pass writes the mask.
     other = loop.client.task(loop.task())
     assert other is not None
     loop.client.update_task_data(task, other["data"])
@@ -418,8 +410,9 @@ def test_an_event_survives_a_label_studio_that_is_down(loop: Loop) -> None:
     created = loop.deliveries()[-1]
     event = loop.event(created, age=timedelta(minutes=2))
     nowhere = LabelStudioSettings(url=f"http://127.0.0.1:{free_port()}", token=SecretStr("f" * 40))
-    with LabelStudio(nowhere) as down, pytest.raises(LabelStudioError, match="out of reach"):
-        handle_event(loop.sessions, down, loop.store, loop.source, loop.settings, event)
+    settings = loop.runtime.settings.model_copy(update={"label_studio": nowhere})
+    with Runtime(settings) as down, pytest.raises(LabelStudioError, match="out of reach"):
+        handle_event(down, event)
     with loop.sessions() as session:
         row = session.get_one(Event, event)
         assert row.done_at is None
@@ -447,6 +440,5 @@ def test_an_event_that_never_works_is_given_up_in_the_end(loop: Loop) -> None:
 def test_unknown_things_are_told(loop: Loop) -> None:
     with pytest.raises(UnknownRecordError, match="no event 12345"):
         loop.handle(12345)
-    settings = loop.settings
     with pytest.raises(LabelStudioError, match="has no project 424242"):
-        reconcile(loop.sessions, loop.client, loop.store, loop.source, settings, 424242)
+        reconcile(loop.runtime, 424242)

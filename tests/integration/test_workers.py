@@ -15,10 +15,10 @@ from sqlalchemy.orm import Session
 from model.checkpoints import files as checkpoints
 from pipeline import queue
 from pipeline.images.catalog import task_row
+from pipeline.record import versions
 from pipeline.record.tables import Embedding, GateDecision, Job, Task
-from pipeline.registry import base as registry
 from pipeline.registry.serving import CHECK_EVERY
-from pipeline.registry.weights import add_weights, read_weights
+from pipeline.registry.weights import read_weights
 from tests.loop import Loop, disk_picture, make_loop, tiny_model
 from tests.services_redis import RedisServer, redis, redis_server
 from tests.worker import Worker, wait_until
@@ -27,7 +27,7 @@ __all__ = ["redis", "redis_server"]  # fixtures
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-VISIBLE_AFTER = 4  # seconds until a dead worker's message is handed out again
+VISIBLE_AFTER = 4  # seconds until a dead worker's message is delivered again
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def judged(session: Session) -> bool:
 
 def training(session: Session) -> bool:
     row = session.query(Job).filter_by(kind="finetune", status="running").first()
-    return row is not None and row.done > 8  # past the embeddings: steps are being made
+    return row is not None and row.done > 8  # the embeddings are done, and training has begun
 
 
 def test_images_are_encoded_once_and_a_bad_one_says_why(
@@ -115,7 +115,7 @@ def test_accepted_masks_become_a_served_version_without_a_restart(
     while serving.current()[0].name == "base":
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    # The same regions again: nothing to do, and nothing changes.
+    # The same regions again: there is nothing to do, and nothing changes.
     loop.runtime.enqueuer.send(queue.FINETUNE)
     wait_until(loop, lambda _: "judged before" in worker.log.read_text(), worker)
     with loop.runtime.sessions() as session:
@@ -145,7 +145,7 @@ def test_kill_9_in_the_middle_of_a_fine_tune_loses_nothing(
         jobs = session.query(Job).order_by(Job.id).all()
         assert [row.status for row in jobs] == ["failed", "done"]
         assert "without a word" in (jobs[0].message or "")
-        assert registry.serving(session) is not None
+        assert versions.serving(session) is not None
     assert json.dumps(jobs[1].result)
 
 
@@ -155,14 +155,13 @@ def test_a_version_of_another_encoder_is_promoted_once_every_image_is_encoded(
     loop.accept_many(2, 1)
     checkpoints.save(tiny_model(3), tmp_path / "other.safetensors")
     weights = read_weights(tmp_path / "other.safetensors")
-    with loop.runtime.sessions.begin() as session:
-        registry.ensure_base(session, loop.runtime.store, loop.runtime.settings)
-        added = add_weights(session, loop.runtime.store, weights, name="other")
+    loop.runtime.registry.ensure_base()
+    added = loop.runtime.registry.add(weights, name="other")
     worker = start("training")
     loop.runtime.enqueuer.send(queue.PROMOTE, "other")
 
     def serves(session: Session) -> bool:
-        version = registry.serving(session)
+        version = versions.serving(session)
         return version is not None and version.name == "other"
 
     wait_until(loop, serves, worker)

@@ -13,14 +13,14 @@ import torch
 from bench import annotators, baselines, clicks, drafts, network
 from model.masks import iou
 from pipeline.labelstudio.regions import brush_region
-from pipeline.masks.rle import encode
+from pipeline.masks.coded import CodedMask
 
 WIDTH, HEIGHT = 160, 120
 
 
 def answer(mask: np.ndarray) -> bytes:
     region = brush_region(
-        region_id="a", rle=encode(mask), height=HEIGHT, width=WIDTH, label="Object",
+        region_id="a", mask=CodedMask.of_mask(mask), label="Object",
         from_name="mask", to_name="image",
     )  # fmt: skip
     return json.dumps({"results": [{"result": [region]}]}).encode()

@@ -1,4 +1,4 @@
-"""Alembic's entry point. ``pipeline.record.engine.upgrade`` hands it a connection; the ``alembic``
+"""Alembic's entry point. ``pipeline.record.schema.upgrade`` hands it a connection; the ``alembic``
 command line does not, and then works on the database of the settings."""
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from pipeline.settings import load_settings
 
 
 def render_item(kind: str, item: Any, _context: AutogenContext) -> str | Literal[False]:
-    """Write our own column type as what the database sees, so old revisions need none of ours."""
+    """Write our own column type as the plain type that the database sees.
+
+    So a revision does not depend on a class of ours that may change later.
+    """
     return "sa.DateTime(timezone=True)" if isinstance(item, UtcDateTime) else False
 
 

@@ -1,4 +1,4 @@
-"""Runs Alembic on a connection we hold, and refuses databases it would damage."""
+"""Runs Alembic on a connection that the caller holds, and refuses databases it would damage."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def upgrade_connection(connection: Connection) -> None:
     """Bring the database behind ``connection`` to the newest revision.
 
     Raises:
-        DatabaseError: it holds tables of ours with no revision, or a revision we do not know.
+        DatabaseError: it holds tables with names of ours but no revision, or an unknown revision.
     """
     config = alembic_config(connection)
     script = ScriptDirectory.from_config(config)

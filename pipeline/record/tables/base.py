@@ -1,4 +1,4 @@
-"""What every table shares."""
+"""The base class of all tables, with their names for constraints and their type for times."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ NAMING = {
 
 
 def now() -> datetime:
-    """This moment in UTC, with its zone."""
+    """The current time in UTC, with its time zone."""
     return datetime.now(UTC)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment with its zone on every database: SQLite forgets zones, so give it UTC back."""
+    """A time with its zone on every database. SQLite does not store zones, so UTC is added back."""
 
     impl = DateTime(timezone=True)
     cache_ok = True

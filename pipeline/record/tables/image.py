@@ -1,4 +1,4 @@
-"""Images, known by the hash of their bytes, and what the encoder made of them."""
+"""Images, identified by the hash of their bytes, and their embeddings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ Split = Literal["train", "holdout"]
 
 
 class Image(Base):
-    """One image, whatever tasks show it. ``split`` is set once, by hash, and never changes."""
+    """One image, even if several tasks show it. ``split`` is set once, from the hash, and never
+    changes."""
 
     __tablename__ = "image"
 
@@ -28,7 +29,7 @@ class Image(Base):
 
 
 class Embedding(Base):
-    """That an image's embedding lies in the store, and its pooled vector for selection."""
+    """One row per embedding in the store, with its pooled vector for selection."""
 
     __tablename__ = "embedding"
     __table_args__ = (UniqueConstraint("image_id", "encoder", "preprocess"),)

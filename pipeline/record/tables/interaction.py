@@ -12,7 +12,7 @@ from pipeline.record.tables.base import Base, now
 
 
 class Interaction(Base):
-    """One reply to ``/predict``. The previous mask of a later request is found among these."""
+    """One reply to ``/predict``. A later request finds its previous mask in these rows."""
 
     __tablename__ = "interaction"
 
@@ -21,7 +21,7 @@ class Interaction(Base):
     image_id: Mapped[int] = mapped_column(ForeignKey("image.id"))
     region_id: Mapped[str] = mapped_column(String(64), index=True)  # id of the region we sent
     label: Mapped[str] = mapped_column(String(255))
-    # Marks as ``backend.click.prompts.Mark.to_json`` writes them: [{"id", "kind": "click", "box",
+    # Marks as ``backend.request.prompts.Mark.to_json`` writes them: [{"id", "kind": "click", "box",
     # "polygon", "scribble" or "text", "positive", "x", "y", ...}], in image pixels
     prompts: Mapped[list[Any]]
     model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))

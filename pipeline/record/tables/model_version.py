@@ -19,7 +19,7 @@ class ModelVersion(Base):
 
     __tablename__ = "model_version"
     __table_args__ = (
-        # The database itself refuses a second serving version, whatever process races.
+        # The database itself refuses a second serving version, even when two processes race.
         Index(
             "uq_model_version_serving",
             "status",
@@ -38,7 +38,7 @@ class ModelVersion(Base):
         Enum("candidate", "serving", "refused", "retired", native_enum=False, length=16), index=True
     )
     snapshot_id: Mapped[int | None] = mapped_column(ForeignKey("snapshot.id"))
-    # Of a version made from a file of somebody else's: where it was, and its checksum as it came.
+    # Only for a version made from an external file: its address, and the checksum of that file.
     source: Mapped[str | None] = mapped_column(String(500))
     source_sha256: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -46,7 +46,7 @@ class ModelVersion(Base):
 
 
 class GateDecision(Base):
-    """One comparison of a candidate with what was serving, kept whatever it said."""
+    """One comparison of a candidate with the serving version, kept whether it passed or not."""
 
     __tablename__ = "gate_decision"
 
@@ -60,7 +60,7 @@ class GateDecision(Base):
 
 
 class Snapshot(Base):
-    """The accepted regions a fine-tune saw, frozen."""
+    """A frozen set of the accepted regions that a fine-tune learned from."""
 
     __tablename__ = "snapshot"
 

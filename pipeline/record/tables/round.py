@@ -24,7 +24,7 @@ class Round(Base):
     number: Mapped[int]
     settings: Mapped[dict[str, Any]]  # the SelectionSettings it was drawn with
     created_at: Mapped[datetime] = mapped_column(default=now)
-    written_at: Mapped[datetime | None]  # when Label Studio had the order
+    written_at: Mapped[datetime | None]  # when the order was written to Label Studio
 
 
 class RoundItem(Base):

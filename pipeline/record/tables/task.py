@@ -14,7 +14,7 @@ TaskStatus = Literal["pool", "queued", "accepted", "skipped", "deleted"]
 
 
 class Task(Base):
-    """One task of one project; ``problem`` says in words why its image cannot be used."""
+    """One task of one project; ``problem`` is a sentence that says why its image cannot be used."""
 
     __tablename__ = "task"
     __table_args__ = (UniqueConstraint("ls_project_id", "ls_task_id"),)
@@ -31,13 +31,13 @@ class Task(Base):
     )
     problem: Mapped[str | None] = mapped_column(Text)
     hardness: Mapped[float | None]  # [0, 1], as the last selection ranked it
-    # Label Studio's update time of the task when a reconcile pass last compared its annotations.
+    # Label Studio's update time of the task at the last reconcile pass that compared annotations.
     reconciled_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class Annotation(Base):
-    """One annotation; its regions of mask kind are rows of ``region``."""
+    """One annotation; its mask regions are rows of ``region``."""
 
     __tablename__ = "annotation"
 
@@ -54,12 +54,13 @@ class Annotation(Base):
 
     @classmethod
     def stands(cls) -> ColumnElement[bool]:
-        """That its masks count: not skipped, not deleted, not prompts alone."""
+        """The SQL condition that its masks count: it is not skipped, not deleted, and holds more
+        than prompts."""
         return and_(~cls.was_cancelled, ~cls.deleted, ~cls.prompts_only)
 
 
 class Event(Base):
-    """One webhook delivery: written before the answer, worked on later, never worked on twice."""
+    """One webhook delivery. It is written before it is answered, and is handled later, once."""
 
     __tablename__ = "event"
 

@@ -22,7 +22,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def test_importing_reads_no_settings_and_no_torch() -> None:
-    # The parent of a prefork worker imports exactly this; torch in it would not survive the fork.
+    # The parent of a prefork worker imports these modules; torch would not survive the fork.
     code = (
         "import os, sys; os.environ['MASKLOOP_LOG_LEVEL'] = 'no such level'\n"
         "import workers.app, workers.tasks\n"
@@ -35,7 +35,7 @@ def test_every_task_name_has_a_task_and_every_task_a_queue(settings: Settings) -
     app = create_app(settings)
     app.loader.import_default_modules()
     ours = {name for name in app.tasks if name.startswith("maskloop.")}
-    assert ours == set(queue.TASKS)
+    assert ours == set(queue.QUEUES)
     for name in ours:
         assert app.amqp.router.route({}, name)["queue"].name == queue.QUEUES[name]
 
@@ -59,5 +59,5 @@ def test_the_schedule_follows_the_settings_and_never_piles_up(settings: Settings
     plan = schedule(settings)
     assert plan["reconcile"]["schedule"] == 7
     assert plan["encode"]["args"] == (1,)
-    assert {entry["task"] for entry in plan.values()} <= set(queue.TASKS)
+    assert {entry["task"] for entry in plan.values()} <= set(queue.QUEUES)
     assert all(entry["options"]["expires"] <= entry["schedule"] for entry in plan.values())

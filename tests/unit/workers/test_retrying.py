@@ -9,8 +9,7 @@ from celery.exceptions import Retry
 from sqlalchemy.exc import OperationalError
 
 from model.errors import ImageError
-from pipeline.errors import ImageSourceError, NotEnoughDataError, ServiceError
-from pipeline.record.jobs import JobBusyError
+from pipeline.errors import BusyError, ImageSourceError, NotEnoughDataError, ServiceError
 from workers.retrying import LONGEST_PAUSE, is_transient, loop_task
 
 
@@ -38,7 +37,7 @@ def from_network() -> ImageSourceError:
     ("error", "transient"),
     [
         (ServiceError("Redis is away; start it."), True),
-        (JobBusyError("Busy; wait."), True),
+        (BusyError("Busy; wait."), True),
         (OperationalError("SELECT", {}, Exception("locked")), True),
         (from_network(), True),
         (ImageSourceError("The path leaves the folder; mend it."), False),

@@ -1,6 +1,6 @@
 """The first schema.
 
-Revision: 0001, after nothing.
+Revision: 0001, the first. It is longer than 300 lines because it makes every table.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a model version's weights came from, and the checksum of that file.
+"""The source of a model version's weights, and the checksum of that file.
 
 Revision: 0002, after 0001.
 """

@@ -1,4 +1,7 @@
-"""Which region a request means and what is said of it, with a scene that needs no network."""
+"""Which region a request means and which marks it gets, with a scene that needs no network.
+
+It is longer than 300 lines because the tests of one module stand in one file.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from backend.click.prompts import Mark
-from backend.click.region_masks import Drawings
-from backend.click.region_match import find_thread
-from backend.click.request import Gesture, TaskView, words_mark
-from backend.click.scene import Scene
-from backend.click.session import DRAFT_DELAY, Reply, Thread, new_region_id
+from backend.click.region_match import find_region
+from backend.process.region_masks import RegionMasks
+from backend.request.prompts import Mark
+from backend.request.question import Gesture, TaskView, words_mark
+from backend.request.session import DRAFT_DELAY, OpenRegion, Reply, new_region_id
 from pipeline.labelstudio.config import LabelConfig, read_label_config
 from pipeline.labelstudio.regions import brush_region
-from pipeline.masks.rle import encode
+from pipeline.masks.coded import CodedMask
 from pipeline.record.tables import now
 
 HEIGHT, WIDTH = 50, 100
@@ -47,7 +49,7 @@ NOT_LEFT = Mark("n", "click", False, 25.0, 25.0)
 
 @dataclass
 class Stage:
-    """What a scene is asked for; the answer to any click is the half of the image it is in."""
+    """A scene, its history and a decoder in one; the answer to a click is its half of the image."""
 
     log: list[Reply] = field(default_factory=list)
     forgotten: list[Reply] = field(default_factory=list)  # too old for the log
@@ -58,7 +60,7 @@ class Stage:
     project_id: int = 1
     decoded: list[tuple[Mark, ...]] = field(default_factory=list)
     image: Any = field(default_factory=lambda: SimpleNamespace(height=HEIGHT, width=WIDTH))
-    services: Any = field(default_factory=lambda: SimpleNamespace(drawings=Drawings()))
+    region_masks: RegionMasks = field(default_factory=RegionMasks)
     model: Any = field(
         default_factory=lambda: SimpleNamespace(config=SimpleNamespace(threshold=0.5))
     )
@@ -81,10 +83,17 @@ class Stage:
                 found.setdefault(mark.id, set()).add(reply.region_id)
         return found
 
+    @property
+    def size(self) -> tuple[int, int]:
+        return HEIGHT, WIDTH
+
+    def shown(self, region_id: str) -> NDArray[np.bool_] | None:
+        return self.region_masks.mask(self.view.kept.get(region_id))
+
     def probability(self, reply: Reply) -> NDArray[np.float32]:
         return self.masks[reply.id].astype(np.float32)
 
-    def said(
+    def log_reply(
         self,
         region_id: str,
         *own: Mark,
@@ -101,11 +110,13 @@ class Stage:
 
     def find(
         self, *marks: Mark, label: str | None = "Cat", waited: bool = False
-    ) -> tuple[Thread, tuple[Mark, ...]] | None:
+    ) -> tuple[OpenRegion, tuple[Mark, ...]] | None:
+        stage = cast(Any, self)  # scene, history and decoder in one
         gesture = Gesture(marks, label, 0)
-        return find_thread(cast(Scene, self), gesture, marks, waited)
+        meant = find_region(stage, stage, stage, gesture, marks, waited=waited)
+        return None if meant is None else (meant.region, meant.marks)
 
-    def region_of(self, *marks: Mark, **options: Any) -> Thread:
+    def region_of(self, *marks: Mark, **options: Any) -> OpenRegion:
         found = self.find(*marks, **options)
         assert found is not None
         return found[0]
@@ -121,9 +132,7 @@ def region(
 ) -> dict[str, Any]:
     return brush_region(
         region_id=name,
-        rle=encode(mask),
-        height=HEIGHT,
-        width=WIDTH,
+        mask=CodedMask.of_mask(mask),
         label=label,
         from_name="mask",
         to_name="image",
@@ -154,60 +163,60 @@ NEW = new_region_id(1, 2, "Cat", ON_LEFT)
 
 def test_a_first_click_begins_a_region() -> None:
     stage = Stage()
-    assert stage.find(ON_LEFT) == (Thread(NEW, "Cat"), (ON_LEFT,))
+    assert stage.find(ON_LEFT) == (OpenRegion(NEW, "Cat"), (ON_LEFT,))
     assert stage.decoded == []  # there is nothing that it could repair
 
 
 def test_the_next_click_goes_on_with_it() -> None:
     stage = Stage()
-    stage.said(NEW, ON_LEFT)
-    assert stage.find(ON_LEFT, MORE_LEFT) == (Thread(NEW, "Cat"), (ON_LEFT, MORE_LEFT))
+    stage.log_reply(NEW, ON_LEFT)
+    assert stage.find(ON_LEFT, MORE_LEFT) == (OpenRegion(NEW, "Cat"), (ON_LEFT, MORE_LEFT))
 
 
 def test_a_session_may_change_its_label() -> None:
     stage = Stage()
-    stage.said(NEW, ON_LEFT)
-    assert stage.region_of(ON_LEFT, label="Dog") == Thread(NEW, "Dog")
+    stage.log_reply(NEW, ON_LEFT)
+    assert stage.region_of(ON_LEFT, label="Dog") == OpenRegion(NEW, "Dog")
 
 
 def test_clicks_are_kept_when_a_box_follows() -> None:
     stage = Stage()
     box = Mark("box", "box", True, 10, 10, 40, 40)
     before = Mark("z", "click", True, 20, 20)
-    stage.said("r", ON_LEFT, carried=(before,))
-    stage.said("r", box, carried=(before, ON_LEFT))
-    # The page sends the clicks again, or the box again; never both.
+    stage.log_reply("r", ON_LEFT, carried=(before,))
+    stage.log_reply("r", box, carried=(before, ON_LEFT))
+    # The page sends the clicks again or the box again, but never both.
     thread, own = cast(Any, stage.find(ON_LEFT, MORE_LEFT))
-    assert thread == Thread("r", "Cat", (before, box))
+    assert thread == OpenRegion("r", "Cat", (before, box))
     assert own == (ON_LEFT, MORE_LEFT)
 
 
-# --- labels that are none of a mask's, and words ---
+# --- labels that no mask can have, and words ---
 
 
 def test_a_background_click_takes_from_the_region_answered_last() -> None:
     stage = Stage()
-    stage.said("r", ON_LEFT)
+    stage.log_reply("r", ON_LEFT)
     click = Mark("n", "click", True, 25, 25)
     found = stage.find(click, label="Background")
-    assert found == (Thread("r", "Cat", (ON_LEFT,)), (NOT_LEFT,))
+    assert found == (OpenRegion("r", "Cat", (ON_LEFT,)), (NOT_LEFT,))
 
 
 def test_more_background_clicks_go_on_with_the_same_region() -> None:
     stage = Stage()
-    stage.said("r", ON_LEFT)
-    stage.said("r", NOT_LEFT, carried=(ON_LEFT,))
-    stage.said("s", ON_RIGHT, mask=RIGHT)
+    stage.log_reply("r", ON_LEFT)
+    stage.log_reply("r", NOT_LEFT, carried=(ON_LEFT,))
+    stage.log_reply("s", ON_RIGHT, mask=RIGHT)
     clicks = (Mark("n", "click", True, 25, 25), Mark("m", "click", True, 26, 26))
     thread, own = cast(Any, stage.find(*clicks, label="Background"))
-    assert thread == Thread("r", "Cat", (ON_LEFT,))
+    assert thread == OpenRegion("r", "Cat", (ON_LEFT,))
     assert [(mark.id, mark.positive) for mark in own] == [("n", False), ("m", False)]
 
 
 def test_background_means_nothing_before_there_is_a_region_and_as_a_box() -> None:
     stage = Stage()
     assert stage.find(ON_LEFT, label="Background") is None
-    stage.said("r", ON_LEFT)
+    stage.log_reply("r", ON_LEFT)
     box = Mark("box", "box", True, 10, 10, 40, 40)
     assert stage.find(box, label="Background") is None
 
@@ -221,7 +230,7 @@ def test_words_are_labelled_by_what_they_say_or_as_before(
 ) -> None:
     stage = Stage()
     if last is not None:
-        stage.said("r", ON_RIGHT, mask=RIGHT, label=last, old=True)
+        stage.log_reply("r", ON_RIGHT, mask=RIGHT, label=last, old=True)
     text = Mark("t", "text", True, text=words)
     assert stage.region_of(text, label=None).label == label
 
@@ -249,7 +258,7 @@ def test_the_words_that_ask_are_not_said_twice() -> None:
 def test_words_that_were_edited_mean_another_object() -> None:
     stage = Stage()
     cat = words_mark("t", written("t", "a cat"))
-    stage.said("accepted", cat, old=True)
+    stage.log_reply("accepted", cat, old=True)
     stage.kept = [region("accepted", RIGHT), written("t", "a dog")]
     stage.masks = dict.fromkeys(stage.masks, RIGHT)
     thread, own = cast(Any, stage.find(words_mark("t", written("t", "a dog")), label=None))
@@ -268,7 +277,7 @@ def test_a_click_that_reads_a_drawing_finds_its_region_whatever_the_label() -> N
 def test_a_drawing_stays_with_the_region_it_was_used_for() -> None:
     stage = Stage(kept=[ellipse()])
     thread, own = cast(Any, stage.find(ON_LEFT))
-    stage.said(thread.region_id, *own)
+    stage.log_reply(thread.region_id, *own)
     assert stage.marks_of(ON_LEFT, MORE_LEFT) == ["e", "a", "b"]
     assert stage.marks_of(ON_RIGHT) == ["c"]
 
@@ -276,7 +285,7 @@ def test_a_drawing_stays_with_the_region_it_was_used_for() -> None:
 @pytest.mark.parametrize("waited", [False, True])
 def test_a_drawing_that_was_used_long_ago_stays_used(waited: bool) -> None:
     stage = Stage(kept=[ellipse(), region("r", RIGHT)])
-    stage.said("r", ON_RIGHT, Mark("e", "polygon", True), mask=RIGHT, old=True)
+    stage.log_reply("r", ON_RIGHT, Mark("e", "polygon", True), mask=RIGHT, old=True)
     stage.forgotten, stage.log = stage.log, []
     assert stage.marks_of(ON_LEFT, waited=waited) == ["a"]
 
@@ -284,7 +293,7 @@ def test_a_drawing_that_was_used_long_ago_stays_used(waited: bool) -> None:
 def test_a_drawing_that_is_asked_for_anew_counts_where_its_region_was_rejected() -> None:
     stage = Stage(kept=[ellipse()])
     thread, own = cast(Any, stage.find(ON_LEFT))
-    stage.said(thread.region_id, *own, old=True)
+    stage.log_reply(thread.region_id, *own, old=True)
     assert stage.marks_of(ON_RIGHT, waited=True) == ["e", "c"]
     stage.kept.append(region(thread.region_id, LEFT))  # accepted after all
     assert stage.marks_of(ON_RIGHT, waited=True) == ["c"]
@@ -297,7 +306,7 @@ def test_of_a_scribble_only_strokes_that_are_new_count_for_another_region() -> N
     stage = Stage(kept=[drawn])
     thread, own = cast(Any, stage.find(ON_LEFT))
     assert [mark.id for mark in own] == ["s/0", "a"]
-    stage.said(thread.region_id, *own)
+    stage.log_reply(thread.region_id, *own)
     strokes.append({**strokes[0], "relativePoints": [70, 50, 80, 50]})
     assert stage.marks_of(ON_RIGHT) == ["s/1", "c"]
 
@@ -308,14 +317,14 @@ def test_a_scribble_that_was_used_stays_used_when_it_is_submitted() -> None:
     drawn = submitted | {"value": {"touches": strokes, "brushlabels": ["On"]}}
     stage = Stage(kept=[drawn])
     thread, own = cast(Any, stage.find(ON_LEFT))
-    stage.said(thread.region_id, *own)
+    stage.log_reply(thread.region_id, *own)
     stage.kept = [submitted, region(thread.region_id, LEFT)]
     assert stage.marks_of(ON_RIGHT) == ["c"]
 
 
 def test_a_new_drawing_joins_a_session_that_goes_on() -> None:
     stage = Stage()
-    stage.said(NEW, ON_LEFT)
+    stage.log_reply(NEW, ON_LEFT)
     stage.kept.append(ellipse())
     assert stage.marks_of(ON_LEFT, MORE_LEFT) == ["e", "a", "b"]
 
@@ -331,41 +340,41 @@ def test_the_answer_that_tells_regions_apart_sees_the_drawings() -> None:
 
 def test_a_click_on_a_mask_of_ours_on_the_page_goes_on_with_it() -> None:
     stage = Stage(kept=[region("r", LEFT)])
-    stage.said("r", ON_LEFT, old=True)
-    assert stage.find(MORE_LEFT) == (Thread("r", "Cat", (ON_LEFT,)), (MORE_LEFT,))
+    stage.log_reply("r", ON_LEFT, old=True)
+    assert stage.find(MORE_LEFT) == (OpenRegion("r", "Cat", (ON_LEFT,)), (MORE_LEFT,))
 
 
 def test_until_the_draft_is_saved_only_the_id_is_kept() -> None:
     stage = Stage()
-    stage.said("r", ON_LEFT)
-    assert stage.region_of(MORE_LEFT) == Thread("r", "Cat")
+    stage.log_reply("r", ON_LEFT)
+    assert stage.region_of(MORE_LEFT) == OpenRegion("r", "Cat")
 
 
 def test_what_was_answered_long_ago_and_is_not_on_the_page_was_rejected() -> None:
     stage = Stage()
-    stage.said("r", ON_LEFT, old=True)
+    stage.log_reply("r", ON_LEFT, old=True)
     assert stage.region_of(MORE_LEFT).region_id == new_region_id(1, 2, "Cat", MORE_LEFT)
 
 
 def test_another_object_is_another_region() -> None:
     stage = Stage(kept=[region("r", LEFT)])
-    stage.said("r", ON_LEFT)
+    stage.log_reply("r", ON_LEFT)
     assert stage.region_of(ON_RIGHT).region_id == new_region_id(1, 2, "Cat", ON_RIGHT)
 
 
 def test_a_mask_of_another_label_is_never_repaired() -> None:
     stage = Stage(kept=[region("r", LEFT, "Dog")])
-    stage.said("r", ON_LEFT, label="Dog")
+    stage.log_reply("r", ON_LEFT, label="Dog")
     assert stage.region_of(MORE_LEFT).region_id == new_region_id(1, 2, "Cat", MORE_LEFT)
 
 
 def test_a_negative_click_means_the_mask_it_is_on_without_a_look() -> None:
     stage = Stage(kept=[region("r", LEFT)])
-    stage.said("r", ON_LEFT, old=True)
-    stage.said("s", ON_RIGHT, mask=RIGHT)
-    assert stage.region_of(NOT_LEFT) == Thread("r", "Cat", (ON_LEFT,))
+    stage.log_reply("r", ON_LEFT, old=True)
+    stage.log_reply("s", ON_RIGHT, mask=RIGHT)
+    assert stage.region_of(NOT_LEFT) == OpenRegion("r", "Cat", (ON_LEFT,))
     beside = Mark("n", "click", False, 75.0, 25.0)
-    assert stage.region_of(beside) == Thread("s", "Cat", (ON_RIGHT,))
+    assert stage.region_of(beside) == OpenRegion("s", "Cat", (ON_RIGHT,))
     nowhere = Mark("n", "click", False, 50.0, 2.0)
     assert stage.region_of(nowhere).region_id == new_region_id(1, 2, "Cat", nowhere)
     assert stage.decoded == []
@@ -373,7 +382,7 @@ def test_a_negative_click_means_the_mask_it_is_on_without_a_look() -> None:
 
 def test_a_proposal_that_the_log_does_not_have_is_repaired() -> None:
     stage = Stage(kept=[region("p", LEFT, score=0.7)])
-    assert stage.region_of(ON_LEFT) == Thread("p", "Cat")
+    assert stage.region_of(ON_LEFT) == OpenRegion("p", "Cat")
 
 
 def test_a_mask_painted_by_hand_is_left_alone_until_it_is_asked_for() -> None:
@@ -381,8 +390,8 @@ def test_a_mask_painted_by_hand_is_left_alone_until_it_is_asked_for() -> None:
     small[22:28, 22:28] = True
     stage = Stage(kept=[region("hand", small, score=None)])
     assert stage.region_of(ON_LEFT).region_id == NEW
-    assert stage.region_of(ON_LEFT, waited=True) == Thread("hand", "Cat")
-    assert stage.region_of(MORE_LEFT, waited=True).region_id != "hand"  # beside it
+    assert stage.region_of(ON_LEFT, waited=True) == OpenRegion("hand", "Cat")
+    assert stage.region_of(MORE_LEFT, waited=True).region_id != "hand"  # The click is not on it.
 
 
 def test_strokes_painted_by_hand_and_not_saved_as_pixels_count_as_a_mask() -> None:
@@ -390,7 +399,7 @@ def test_strokes_painted_by_hand_and_not_saved_as_pixels_count_as_a_mask() -> No
     painted = region("hand", LEFT, score=None)
     painted["value"] = {"format": "rle", "touches": [stroke], "brushlabels": ["Cat"]}
     stage = Stage(kept=[painted])
-    assert stage.region_of(ON_LEFT, waited=True) == Thread("hand", "Cat")
+    assert stage.region_of(ON_LEFT, waited=True) == OpenRegion("hand", "Cat")
 
 
 def test_a_damaged_region_on_the_page_costs_nobody_the_answer() -> None:

@@ -1,4 +1,4 @@
-"""The page for people: everything it is told is on it, as text and never as markup."""
+"""The status page: all values of the report are on it, as text and never as markup."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ FULL = EMPTY | {
 
 
 class Reader(HTMLParser):
-    """What a browser makes of a page: its tags, the places it names, and its words."""
+    """What a browser reads from a page: its tags, its addresses, and its words."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ def test_it_says_how_the_loop_stands() -> None:
 def test_a_loop_where_nothing_has_happened_has_a_page() -> None:
     read = Reader(page(EMPTY, {"FiftyOne": "http://127.0.0.1:5151"}, MOMENT))
     assert read.text.count("none yet") == 4
-    assert read.links == ["http://127.0.0.1:5151"]  # and nothing is fetched from anywhere
+    assert read.links == ["http://127.0.0.1:5151"]  # The page loads nothing else.
 
 
 def test_how_long_ago() -> None:

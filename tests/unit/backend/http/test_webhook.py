@@ -1,4 +1,4 @@
-"""What tells one webhook from another."""
+"""The key that identifies a webhook's event."""
 
 from __future__ import annotations
 

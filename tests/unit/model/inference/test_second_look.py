@@ -1,4 +1,7 @@
-"""Which window a second look takes, which prompt it gets there, and what it answers."""
+"""Which window a second look takes, which prompt it gets there, and what it answers.
+
+It is longer than 300 lines because the tests of one module stand in one file.
+"""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from model.evaluation.simulation import START_KINDS
 from pipeline.cli import app as cli
-from pipeline.cli.app import FirstPrompt
+from pipeline.cli.measure import FirstPrompt
+from pipeline.record import schema, versions
 from pipeline.record.tables import Embedding
-from pipeline.registry import base as registry
 from pipeline.settings import HOME_VARIABLE
 from tests.loop import Loop, disk_picture, make_loop
 from tests.parity.plain import Shape, checkpoint
@@ -34,6 +34,7 @@ class Ran:
 def loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loop:
     made = make_loop(tmp_path, redis_url="redis://127.0.0.1:1/0")
     settings = made.runtime.settings
+    schema.upgrade(settings)
     monkeypatch.setenv(HOME_VARIABLE, str(settings.home))
     monkeypatch.setenv("MASKLOOP_REDIS_URL", settings.redis_url)
     monkeypatch.setenv("MASKLOOP_MODEL", settings.model.model_dump_json())
@@ -153,7 +154,8 @@ def test_a_version_that_cannot_be_loaded_is_not_promoted(loop: Loop, maskloop) -
     name = maskloop("finetune", "--json").json()["candidate"]
     maskloop("models", "promote", "base")
     with loop.runtime.sessions() as session:
-        loop.runtime.store.delete(registry.find(session, name).key)
+        key = versions.find(session, name).key
+    loop.runtime.store.delete(key)
     assert "missing from the store" in one_sentence(maskloop("models", "promote", name))
     assert maskloop("status", "--json").json()["serving"] == "base"
 
@@ -183,8 +185,7 @@ def test_eval_measures_each_kind_of_first_prompt(loop: Loop, folder: Path, maskl
 
 
 def test_eval_of_a_named_version(loop: Loop, folder: Path, maskloop) -> None:
-    with loop.runtime.sessions.begin() as session:
-        registry.ensure_base(session, loop.runtime.store, loop.runtime.settings)
+    loop.runtime.registry.ensure_base()
     report = maskloop("eval", str(folder), "--checkpoint", "base", "--json").json()
     assert report["checkpoint"] == "base"
 

@@ -1,3 +1,8 @@
+"""Tests of the module ``tiers``.
+
+It is longer than 300 lines because the tests of one module stand in one file.
+"""
+
 from __future__ import annotations
 
 import io
@@ -22,11 +27,12 @@ from model.network.embedding import Embedding
 from model.network.prediction import Window
 from model.network.segnext import SegNext
 from pipeline.embeddings.tiers import EmbeddingKey, Embeddings, seal, unseal
-from pipeline.errors import EmbeddingStoreError, UnknownRecordError
+from pipeline.errors import StoreError, UnknownRecordError
 from pipeline.images import catalog
-from pipeline.images.catalog import image_key, read_image, register_image
-from pipeline.record import tables
-from pipeline.record.engine import make_sessions, upgrade
+from pipeline.images.catalog import Catalog, image_key, read_image
+from pipeline.images.source import ImageSource
+from pipeline.record import schema, tables
+from pipeline.record.engine import make_engine, sessions_on
 from pipeline.settings import Settings
 from pipeline.storage.store import Store
 
@@ -61,9 +67,11 @@ def png(seed: int) -> bytes:
 class Setup:
     def __init__(self, home: Path) -> None:
         self.settings = Settings(home=home)
-        upgrade(self.settings)
-        self.sessions: sessionmaker[Session] = make_sessions(self.settings)
+        schema.upgrade(self.settings)
+        self.sessions: sessionmaker[Session] = sessions_on(make_engine(self.settings))
         self.store = Store(self.settings.store_address)
+        source = ImageSource(self.settings, dict)
+        self.catalog = Catalog(self.sessions, self.store, source, self.settings)
         self.model = network()
         self.embeddings = self.fresh()
 
@@ -72,8 +80,7 @@ class Setup:
         return Embeddings(self.sessions, self.store, self.settings)
 
     def image(self, seed: int = 0) -> tables.Image:
-        with self.sessions.begin() as session:
-            return register_image(session, self.store, png(seed), self.settings)
+        return self.catalog.register(png(seed))
 
     def path(self, image: tables.Image) -> Path:
         key = EmbeddingKey(image.sha256, self.model.encoder_fingerprint, self.model.preprocess_id)
@@ -168,7 +175,7 @@ def test_processes_that_make_the_same_one_agree(setup: Setup) -> None:
 def test_a_failure_reaches_all_who_wait_and_is_not_remembered(setup: Setup) -> None:
     image = setup.image()
     setup.store.delete(image_key(image))
-    with pytest.raises(EmbeddingStoreError):
+    with pytest.raises(StoreError):
         setup.embeddings.get(image.id, setup.model)
     setup.image()  # registering brings the bytes back
     setup.embeddings.get(image.id, setup.model)
@@ -234,7 +241,7 @@ def test_a_click_is_answered_when_the_store_takes_nothing(
     with caplog.at_level(logging.WARNING):
         setup.embeddings.get(image.id, setup.model)
     assert "cannot be written" in caplog.text and setup.rows() == 0
-    with pytest.raises(EmbeddingStoreError, match="could not be kept"):
+    with pytest.raises(StoreError, match="could not be kept"):
         setup.embeddings.ensure(image.id, setup.model)
 
 
@@ -298,5 +305,5 @@ def test_a_seal_shows_every_changed_bit() -> None:
         for bit in range(8):
             changed = bytearray(entry)
             changed[position] ^= 1 << bit
-            with pytest.raises(EmbeddingStoreError):
+            with pytest.raises(StoreError):
                 unseal(bytes(changed))

@@ -1,10 +1,15 @@
+"""Tests of the module ``catalog``.
+
+It is longer than 300 lines because the tests of one module stand in one file.
+"""
+
 from __future__ import annotations
 
 import hashlib
 import io
 import multiprocessing
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,15 +23,15 @@ from model.errors import ImageError, MaskloopError
 from pipeline.errors import ImageSourceError
 from pipeline.images.catalog import (
     MOST_ADDRESS,
+    Catalog,
     image_key,
     read_image,
-    register_image,
     split_of,
-    task_image,
     task_row,
 )
 from pipeline.images.source import ImageSource
-from pipeline.record.engine import make_sessions, upgrade
+from pipeline.record import schema
+from pipeline.record.engine import make_engine, sessions_on
 from pipeline.record.tables import Image, Task
 from pipeline.settings import FineTuneSettings, ImageSettings, Settings
 from pipeline.storage.store import Store
@@ -43,13 +48,13 @@ def png(seed: int = 0) -> bytes:
 def settings(tmp_path: Path) -> Settings:
     (tmp_path / "files").mkdir()
     made = Settings(home=tmp_path / "home", images=ImageSettings(files_root=tmp_path / "files"))
-    upgrade(made)
+    schema.upgrade(made)
     return made
 
 
 @pytest.fixture
 def sessions(settings: Settings) -> sessionmaker[Session]:
-    return make_sessions(settings)
+    return sessions_on(make_engine(settings))
 
 
 @pytest.fixture
@@ -61,15 +66,18 @@ def source(settings: Settings) -> ImageSource:
     return ImageSource(settings, dict)
 
 
+@pytest.fixture
+def catalog(sessions: sessionmaker[Session], store: Store, settings: Settings) -> Iterator[Catalog]:
+    with source(settings) as files:
+        yield Catalog(sessions, store, files, settings)
+
+
 def test_an_image_is_one_row_whatever_its_tasks(
-    sessions: sessionmaker[Session], store: Store, settings: Settings
+    catalog: Catalog, store: Store, settings: Settings
 ) -> None:
     data = png()
-    with sessions.begin() as session:
-        first = register_image(session, store, data, settings)
-        again = register_image(session, store, data, settings)
-        other = register_image(session, store, png(1), settings)
-        assert first is again and first.id != other.id
+    first, again, other = (catalog.register(each) for each in (data, data, png(1)))
+    assert first.id == again.id and first.id != other.id
     assert first.sha256 == hashlib.sha256(data).hexdigest()
     assert (first.width, first.height, first.extension) == (9, 6, "png")
     assert image_key(first) == f"images/{first.sha256[:2]}/{first.sha256}.png"
@@ -78,22 +86,19 @@ def test_an_image_is_one_row_whatever_its_tasks(
 
 
 def test_a_bad_image_leaves_neither_row_nor_file(
-    sessions: sessionmaker[Session], store: Store, settings: Settings
+    catalog: Catalog, sessions: sessionmaker[Session], settings: Settings
 ) -> None:
-    with pytest.raises(ImageError), sessions.begin() as session:
-        register_image(session, store, png()[:60], settings)
+    with pytest.raises(ImageError):
+        catalog.register(png()[:60])
     with sessions() as session:
         assert session.scalar(select(func.count(Image.id))) == 0
     assert not (Path(settings.store_address) / "images").exists()
 
 
-def test_a_store_that_lost_the_bytes_gets_them_back(
-    sessions: sessionmaker[Session], store: Store, settings: Settings
-) -> None:
-    with sessions.begin() as session:
-        image = register_image(session, store, png(), settings)
-        store.delete(image_key(image))
-        register_image(session, store, png(), settings)
+def test_a_store_that_lost_the_bytes_gets_them_back(catalog: Catalog, store: Store) -> None:
+    image = catalog.register(png())
+    store.delete(image_key(image))
+    catalog.register(png())
     assert store.read(image_key(image)) == png()
 
 
@@ -107,21 +112,23 @@ def test_the_split_is_spread_by_share_and_only_grows() -> None:
 
 
 def test_the_split_of_an_image_never_changes(
-    sessions: sessionmaker[Session], store: Store, settings: Settings
+    catalog: Catalog, sessions: sessionmaker[Session], store: Store, settings: Settings
 ) -> None:
-    with sessions.begin() as session:
-        before = register_image(session, store, png(), settings).split
+    before = catalog.register(png()).split
     for share in (0.001, 0.999):
         changed = settings.model_copy(update={"finetune": FineTuneSettings(holdout_share=share)})
-        with sessions.begin() as session:
-            assert register_image(session, store, png(), changed).split == before
+        with source(changed) as files:
+            later = Catalog(sessions, store, files, changed)
+            assert later.register(png()).split == before
 
 
 def _register_many(settings: Settings) -> None:
-    sessions, store = make_sessions(settings), Store(settings.store_address)
+    sessions, store = sessions_on(make_engine(settings)), Store(settings.store_address)
+    with source(settings) as files:
+        catalog = Catalog(sessions, store, files, settings)
     for seed in range(25):
+        image = catalog.register(png(seed))
         with sessions.begin() as session:
-            image = register_image(session, store, png(seed), settings)
             task_row(session, 1, seed, f"/data/{seed}").image_id = image.id
 
 
@@ -141,11 +148,12 @@ def test_processes_registering_the_same_images(
 
 
 def test_a_task_with_a_new_address_forgets_its_image(
-    sessions: sessionmaker[Session], store: Store, settings: Settings
+    catalog: Catalog, sessions: sessionmaker[Session]
 ) -> None:
+    image = catalog.register(png())
     with sessions.begin() as session:
         task = task_row(session, 1, 7, "/data/a")
-        task.image_id = register_image(session, store, png(), settings).id
+        task.image_id = image.id
     with sessions.begin() as session:
         same = task_row(session, 1, 7, "/data/a")
         assert same.id == task.id and same.image_id is not None
@@ -184,7 +192,7 @@ def test_an_address_changed_while_its_old_image_came_forgets_that_one(
     with sessions.begin() as session:
         read = session.get_one(Task, task.id)  # while there is no image; the session holds it
         slow = Slow(lambda: None, png())
-        image = task_image(sessions, store, slow, task, settings)
+        image = Catalog(sessions, store, slow, settings).image_of(task)
         assert the_task(sessions).image_id == image.id
         assert task_row(session, 1, 1, "/data/b") is read and read.image_id is None
     assert (the_task(sessions).url, the_task(sessions).image_id) == ("/data/b", None)
@@ -195,13 +203,13 @@ def test_an_image_or_a_problem_that_comes_late_is_not_the_new_addresss(
 ) -> None:
     task = new_task(sessions, "/data/a")
     slow = Slow(lambda: new_task(sessions, "/data/b"), png())
-    image = task_image(sessions, store, slow, task, settings)
+    image = Catalog(sessions, store, slow, settings).image_of(task)
     assert store.read(image_key(image)) == png()
     late = the_task(sessions)
     assert (late.url, late.image_id, late.problem) == ("/data/b", None, None)
     slow = Slow(lambda: new_task(sessions, "/data/c"), ImageSourceError("It is gone."))
     with pytest.raises(ImageSourceError, match="It is gone"):
-        task_image(sessions, store, slow, late, settings)
+        Catalog(sessions, store, slow, settings).image_of(late)
     assert (the_task(sessions).url, the_task(sessions).problem) == ("/data/c", None)
 
 
@@ -218,9 +226,10 @@ def test_threads_share_a_download_which_holds_no_connection(
         held.append(pool.checkedout())
 
     slow = Slow(meanwhile, png())
+    catalog = Catalog(sessions, store, slow, settings)
 
     def get(task: Task) -> int:
-        return task_image(sessions, store, slow, task, settings, while_waiting=all_wait.release).id
+        return catalog.image_of(task, while_waiting=all_wait.release).id
 
     with ThreadPoolExecutor(len(tasks)) as threads:
         found = list(threads.map(get, tasks))
@@ -235,17 +244,18 @@ def test_threads_that_share_a_download_share_what_is_wrong_with_it(
     tasks = [new_task(sessions, "/data/a", number) for number in (1, 2)]
     waits = threading.Event()
     slow = Slow(lambda: waits.wait(20), ImageSourceError("It is gone."))
+    catalog = Catalog(sessions, store, slow, settings)
 
     def get(task: Task) -> None:
         with pytest.raises(ImageSourceError, match="It is gone"):
-            task_image(sessions, store, slow, task, settings, while_waiting=waits.set)
+            catalog.image_of(task, while_waiting=waits.set)
 
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(get, tasks))
     with sessions() as session:
         assert session.scalars(select(Task.problem)).all() == ["It is gone."] * 2
     slow.given = png()  # and the next to ask tries again
-    assert task_image(sessions, store, slow, tasks[0], settings).id == 1
+    assert catalog.image_of(tasks[0]).id == 1
     assert slow.fetched == 2
 
 
@@ -265,11 +275,11 @@ def test_who_no_longer_waits_leaves_without_a_problem(
             began.set()
             assert left.wait(20)
 
-        slow = Slow(meanwhile, png())
-        first = other.submit(task_image, sessions, store, slow, task, settings)
+        catalog = Catalog(sessions, store, Slow(meanwhile, png()), settings)
+        first = other.submit(catalog.image_of, task)
         assert began.wait(20)
         with pytest.raises(MaskloopError, match="Enough"):
-            task_image(sessions, store, slow, task, settings, while_waiting=leave)
+            catalog.image_of(task, while_waiting=leave)
         assert the_task(sessions).problem is None
         left.set()
         assert first.result().id == the_task(sessions).image_id
@@ -279,12 +289,13 @@ def test_an_image_whose_bytes_are_lost_is_fetched_again_where_they_are_needed(
     sessions: sessionmaker[Session], store: Store, settings: Settings
 ) -> None:
     slow = Slow(lambda: None, png())
-    image = task_image(sessions, store, slow, new_task(sessions, "/data/a"), settings)
+    catalog = Catalog(sessions, store, slow, settings)
+    image = catalog.image_of(new_task(sessions, "/data/a"))
     store.delete(image_key(image))
-    assert task_image(sessions, store, slow, the_task(sessions), settings).id == image.id
+    assert catalog.image_of(the_task(sessions)).id == image.id
     assert slow.fetched == 1
     for _ in range(2):
-        found = task_image(sessions, store, slow, the_task(sessions), settings, whole=True)
+        found = catalog.image_of(the_task(sessions), whole=True)
         assert found.id == image.id
         assert slow.fetched == 2
     assert store.read(image_key(image)) == png()
@@ -300,14 +311,13 @@ def test_a_picture_is_no_address(sessions: sessionmaker[Session]) -> None:
 
 
 def test_a_tasks_image_is_fetched_once(
-    sessions: sessionmaker[Session], store: Store, settings: Settings, tmp_path: Path
+    catalog: Catalog, sessions: sessionmaker[Session], tmp_path: Path
 ) -> None:
     (tmp_path / "files" / "a.png").write_bytes(png())
     task = new_task(sessions, "/data/local-files/?d=a.png")
-    with source(settings) as images:
-        image = task_image(sessions, store, images, task, settings)
-        (tmp_path / "files" / "a.png").unlink()
-        assert task_image(sessions, store, images, the_task(sessions), settings).id == image.id
+    image = catalog.image_of(task)
+    (tmp_path / "files" / "a.png").unlink()
+    assert catalog.image_of(the_task(sessions)).id == image.id
 
 
 @pytest.mark.parametrize(
@@ -318,20 +328,18 @@ def test_a_tasks_image_is_fetched_once(
     ],
 )
 def test_why_a_task_has_no_image_stays_until_it_has_one(
+    catalog: Catalog,
     sessions: sessionmaker[Session],
-    store: Store,
-    settings: Settings,
     tmp_path: Path,
     url: str,
     kind: type[Exception],
 ) -> None:
     (tmp_path / "files" / "text.png").write_bytes(b"not a picture")
-    with source(settings) as images:
-        with pytest.raises(kind) as caught:
-            task_image(sessions, store, images, new_task(sessions, url), settings)
-        assert the_task(sessions).problem == str(caught.value)
-        # A mended file is found the next time, and the problem is gone.
-        (tmp_path / "files" / "text.png").write_bytes(png())
-        task = new_task(sessions, "/data/local-files/?d=text.png")
-        task_image(sessions, store, images, task, settings)
-        assert the_task(sessions).problem is None
+    with pytest.raises(kind) as caught:
+        catalog.image_of(new_task(sessions, url))
+    assert the_task(sessions).problem == str(caught.value)
+    # A mended file is found the next time, and the problem is gone.
+    (tmp_path / "files" / "text.png").write_bytes(png())
+    task = new_task(sessions, "/data/local-files/?d=text.png")
+    catalog.image_of(task)
+    assert the_task(sessions).problem is None

@@ -1,3 +1,8 @@
+"""Tests of the module ``decode``.
+
+It is longer than 300 lines because the tests of one module stand in one file.
+"""
+
 from __future__ import annotations
 
 import io

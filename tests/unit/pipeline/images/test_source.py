@@ -1,4 +1,7 @@
-"""Against real servers on loopback: one plays Label Studio, one a stranger."""
+"""Against real servers on loopback: one plays Label Studio, one a stranger.
+
+It is longer than 300 lines because the tests of one module stand in one file.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.errors import LabelConfigError
 from pipeline.labelstudio.config import Hint, LabelConfig, read_label_config
-from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.labelstudio.template import default_label_config
 
 IMAGE = '<Image name="img" value="$photo"/>'
 LABELS = '<Label value="Cat"/><Label value="Dog"/>'
@@ -19,7 +19,7 @@ def view(*tags: str) -> str:
 
 
 def test_the_default_is_complete() -> None:
-    assert read_label_config(DEFAULT_LABEL_CONFIG) == LabelConfig(
+    assert read_label_config(default_label_config()) == LabelConfig(
         image_tag="image",
         image_field="image",
         output_tag="mask",

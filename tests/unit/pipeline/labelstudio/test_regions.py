@@ -14,7 +14,7 @@ from PIL import Image
 from model.errors import ImageError, MaskloopError
 from pipeline.errors import RleError
 from pipeline.labelstudio.regions import brush_region, label_of, mask_of
-from pipeline.masks.rle import encode
+from pipeline.masks.coded import CodedMask
 
 HEIGHT, WIDTH = 40, 60
 
@@ -42,9 +42,7 @@ VERTICES = [{"id": str(k), "x": x, "y": y} for k, (x, y) in enumerate(CORNERS)]
 def test_a_brush_region_comes_back() -> None:
     made = brush_region(
         region_id="abc",
-        rle=encode(square()),
-        height=HEIGHT,
-        width=WIDTH,
+        mask=CodedMask.of_mask(square()),
         label="Cat",
         from_name="mask",
         to_name="image",

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pipeline.errors import LabelConfigError
 from pipeline.labelstudio.config import read_label_config
 from pipeline.labelstudio.template import (
-    DEFAULT_LABEL_CONFIG,
     MAX_LABELS,
     OUTPUT_TAGS,
     Output,
+    default_label_config,
     write_label_config,
 )
 
@@ -191,7 +191,7 @@ def test_as_many_labels_as_may_be() -> None:
 
 
 def test_the_default_is_one_of_ours() -> None:
-    assert read_label_config(DEFAULT_LABEL_CONFIG).labels == ("Object", "Other")
+    assert read_label_config(default_label_config()).labels == ("Object", "Other")
 
 
 printable = st.text(

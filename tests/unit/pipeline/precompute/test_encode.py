@@ -11,8 +11,9 @@ from sqlalchemy import select
 from pipeline.errors import ImageSourceError, UnknownRecordError
 from pipeline.images.catalog import MOST_ADDRESS, image_key, task_row
 from pipeline.labelstudio.client import RemoteTask
-from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
-from pipeline.precompute.encode import encode_task, register_tasks, waiting_tasks
+from pipeline.labelstudio.template import default_label_config
+from pipeline.precompute.encode import encode_task, register_tasks
+from pipeline.record import tasks as task_rows
 from pipeline.record.tables import Embedding, Image, Task
 from tests.loop import Loop, disk_picture, make_loop
 
@@ -34,7 +35,7 @@ def add(loop: Loop, number: int, name: str) -> int:
 
 def waiting(loop: Loop, project: int | None = None) -> list[int]:
     with loop.runtime.sessions() as session:
-        return waiting_tasks(session, project)
+        return task_rows.to_encode(session, project)
 
 
 def test_a_task_waits_until_it_is_encoded(loop: Loop) -> None:
@@ -55,7 +56,7 @@ def test_a_task_whose_image_is_gone_waits_until_it_is_asked_for_again(loop: Loop
         encode_task(loop.runtime, row)
     assert waiting(loop) == []
     with loop.runtime.sessions() as session:
-        assert waiting_tasks(session, 1, again=True) == [row]
+        assert task_rows.to_encode(session, 1, again=True) == [row]
     with loop.runtime.sessions() as session:
         assert session.get_one(Task, row).problem
 
@@ -88,7 +89,7 @@ def test_a_picture_in_place_of_its_address_costs_only_its_own_task(
         for number, url in enumerate(addresses, 1)
     ]
     client = SimpleNamespace(
-        project=lambda _project: {"label_config": DEFAULT_LABEL_CONFIG},
+        project=lambda _project: {"label_config": default_label_config()},
         tasks=lambda _project: tasks,
     )
     monkeypatch.setitem(vars(loop.runtime), "label_studio", client)

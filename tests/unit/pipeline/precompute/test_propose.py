@@ -11,12 +11,12 @@ from model.network.prediction import Prediction
 from model.network.prompts import Click
 from pipeline.labelstudio.config import read_label_config
 from pipeline.labelstudio.regions import label_of, mask_of
-from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
+from pipeline.labelstudio.template import default_label_config
 from pipeline.precompute import propose as proposing
 from pipeline.precompute.propose import Target, proposed_regions
 
 HEIGHT, WIDTH = 1500, 2000
-TARGET = Target(7, read_label_config(DEFAULT_LABEL_CONFIG), "Other", 0.001)
+TARGET = Target(7, read_label_config(default_label_config()), "Other", 0.001)
 
 
 def proposal(stability: float, top: int, left: int, bottom: int, right: int) -> Proposal:

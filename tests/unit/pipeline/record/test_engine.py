@@ -2,24 +2,21 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sqlite3
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from alembic import command
-from sqlalchemy import inspect, select, text
+from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from pipeline.errors import DatabaseError, SettingsError
-from pipeline.record.engine import KEPT, lock, make_engine, make_sessions, upgrade
-from pipeline.record.migrations.runner import alembic_config
-from pipeline.record.tables import Base, Event, Image, ModelVersion, Task
+from pipeline.record import schema
+from pipeline.record.engine import KEPT, lock, make_engine, sessions_on
+from pipeline.record.tables import Event, Image, Task
 from pipeline.settings import Settings
 
 
@@ -30,8 +27,8 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def sessions(settings: Settings) -> sessionmaker[Session]:
-    upgrade(settings)
-    return make_sessions(settings)
+    schema.upgrade(settings)
+    return sessions_on(make_engine(settings))
 
 
 def event(key: str) -> Event:
@@ -41,41 +38,6 @@ def event(key: str) -> Event:
 def count(sessions: sessionmaker[Session]) -> int:
     with sessions() as session:
         return len(session.scalars(select(Event)).all())
-
-
-def test_upgrade_makes_every_table_and_the_schema_matches_the_models(settings: Settings) -> None:
-    upgrade(settings)
-    upgrade(settings)
-    engine = make_engine(settings)
-    with engine.connect() as connection:
-        assert set(inspect(connection).get_table_names()) == {
-            *Base.metadata.tables,
-            "alembic_version",
-        }
-        command.check(alembic_config(connection))  # raises when a model has no migration
-
-
-def test_a_database_of_the_first_schema_keeps_what_it_holds(settings: Settings) -> None:
-    with make_engine(settings).connect() as connection:
-        command.upgrade(alembic_config(connection), "0001")
-        columns = "name, encoder, sha256, key, status, created_at"
-        values = "'base', 'e', 's', 'k', 'serving', '2026-11-01 00:00:00'"
-        connection.execute(text(f"INSERT INTO model_version ({columns}) VALUES ({values})"))
-        connection.commit()
-    upgrade(settings)
-    with make_sessions(settings)() as session:
-        (version,) = session.scalars(select(ModelVersion))
-        assert (version.name, version.status, version.source) == ("base", "serving", None)
-        session.add(ModelVersion(name="b", encoder="e", sha256="s", key="k", status="serving"))
-        with pytest.raises(IntegrityError):  # the index that allows one to serve is still there
-            session.commit()
-
-
-def test_downgrade_leaves_nothing(settings: Settings) -> None:
-    upgrade(settings)
-    with make_engine(settings).begin() as connection:
-        command.downgrade(alembic_config(connection), "base")
-        assert inspect(connection).get_table_names() == ["alembic_version"]
 
 
 def test_sqlite_is_opened_for_several_processes(sessions: sessionmaker[Session]) -> None:
@@ -134,7 +96,7 @@ def test_readers_do_not_wait_for_a_writer(sessions: sessionmaker[Session]) -> No
 
 
 def _write_many(settings: Settings, name: str) -> None:
-    sessions = make_sessions(settings)
+    sessions = sessions_on(make_engine(settings))
     for number in range(40):
         with sessions.begin() as session:
             session.scalars(select(Event).limit(1)).all()
@@ -184,29 +146,16 @@ def test_a_lock_after_a_write_is_no_second_begin(sessions: sessionmaker[Session]
     assert count(sessions) == 1
 
 
-def test_upgrades_at_once_from_several_threads(settings: Settings) -> None:
-    gate = threading.Barrier(4)
-
-    def run(_: int) -> None:
-        gate.wait()
-        upgrade(settings)
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(run, range(4)))
-    with make_engine(settings).connect() as connection:
-        assert "image" in inspect(connection).get_table_names()
-
-
 def test_a_killed_writer_leaves_a_sound_database(
     settings: Settings, sessions: sessionmaker[Session]
 ) -> None:
     code = (
         "import os\n"
         "from pathlib import Path\n"
-        "from pipeline.record.engine import make_sessions\n"
+        "from pipeline.record.engine import make_engine, sessions_on\n"
         "from pipeline.settings import Settings\n"
         "from pipeline.record.tables import Event\n"
-        f"sessions = make_sessions(Settings(home=Path({str(settings.home)!r})))\n"
+        f"sessions = sessions_on(make_engine(Settings(home=Path({str(settings.home)!r}))))\n"
         "with sessions.begin() as s: s.add(Event(key='kept', action='T', payload={}))\n"
         "with sessions.begin() as s:\n"
         "    s.add(Event(key='lost', action='T', payload={})); s.flush(); os._exit(9)\n"
@@ -227,42 +176,6 @@ def test_a_fork_does_not_share_connections(sessions: sessionmaker[Session]) -> N
     if child == 0:
         os._exit(0 if engine.pool.checkedin() == 0 and count(sessions) == 1 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-def test_tables_that_are_not_ours_are_left_alone(settings: Settings) -> None:
-    settings.home.mkdir()
-    file = settings.home / "maskloop.sqlite3"
-    with sqlite3.connect(file) as connection:
-        connection.execute("CREATE TABLE task (id INTEGER, title TEXT)")
-        connection.execute("INSERT INTO task VALUES (1, 'keep me')")
-    connection.close()
-    with pytest.raises(DatabaseError, match="task.*a database of its own"):
-        upgrade(settings)
-    with sqlite3.connect(file) as connection:
-        assert connection.execute("SELECT * FROM task").fetchall() == [(1, "keep me")]
-        tables = connection.execute("SELECT name FROM sqlite_master").fetchall()
-    connection.close()
-    assert tables == [("task",)]
-
-
-def test_a_newer_database_is_left_alone(
-    settings: Settings, sessions: sessionmaker[Session]
-) -> None:
-    with sessions.begin() as session:
-        session.add(event("kept"))
-        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(DatabaseError, match="revision 9999"):
-        upgrade(settings)
-    assert count(sessions) == 1
-
-
-def test_a_file_that_is_no_database_is_left_alone(settings: Settings) -> None:
-    settings.home.mkdir()
-    file = settings.home / "maskloop.sqlite3"
-    file.write_bytes(b"my diary " * 1000)
-    with pytest.raises(DatabaseError, match="cannot be opened"):
-        upgrade(settings)
-    assert file.read_bytes() == b"my diary " * 1000
 
 
 def test_every_thread_of_a_backend_may_have_a_connection(settings: Settings) -> None:
@@ -292,13 +205,6 @@ def test_three_processes_get_along_with_what_postgresql_allows(tmp_path: Path) -
 def test_addresses_that_cannot_be_used(tmp_path: Path, address: str) -> None:
     with pytest.raises(SettingsError, match="database_url") as caught:
         make_engine(Settings(home=tmp_path, database_url=address))
-    assert "secret" not in str(caught.value)
-
-
-def test_a_database_out_of_reach_is_one_sentence_without_the_password(tmp_path: Path) -> None:
-    address = "postgresql+psycopg://u:secret@127.0.0.1:9/d"
-    with pytest.raises(DatabaseError, match="cannot be opened") as caught:
-        upgrade(Settings(home=tmp_path, database_url=address))
     assert "secret" not in str(caught.value)
 
 

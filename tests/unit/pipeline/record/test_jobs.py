@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from pipeline.errors import NotEnoughDataError
-from pipeline.record.engine import make_sessions, upgrade
-from pipeline.record.jobs import SILENT_AFTER, JobBusyError, bury_dead, done_by, job, running
+from pipeline.errors import BusyError, NotEnoughDataError
+from pipeline.record import schema
+from pipeline.record.engine import make_engine, sessions_on
+from pipeline.record.jobs import SILENT_AFTER, bury_dead, done_by, job, running
 from pipeline.record.tables import Job, now
 from pipeline.settings import Settings
 
@@ -19,8 +20,8 @@ from pipeline.settings import Settings
 @pytest.fixture
 def sessions(tmp_path: Path) -> sessionmaker[Session]:
     settings = Settings(home=tmp_path)
-    upgrade(settings)
-    return make_sessions(settings)
+    schema.upgrade(settings)
+    return sessions_on(make_engine(settings))
 
 
 def only(sessions: sessionmaker[Session]) -> Job:
@@ -68,7 +69,7 @@ def test_progress_writes_at_most_now_and_then(sessions: sessionmaker[Session]) -
 def test_only_one_exclusive_job_runs(sessions: sessionmaker[Session]) -> None:
     with job(sessions, "finetune", exclusive=True):
         with (
-            pytest.raises(JobBusyError, match="already running"),
+            pytest.raises(BusyError, match="already running"),
             job(sessions, "finetune", exclusive=True),
         ):
             raise AssertionError("must not start")

@@ -1,3 +1,8 @@
+"""Tests of the module ``add``.
+
+It is longer than 300 lines because the tests of one module stand in one file.
+"""
+
 from __future__ import annotations
 
 import hashlib
@@ -11,13 +16,14 @@ from sqlalchemy import select
 from model.checkpoints import files as checkpoints
 from model.errors import CheckpointError
 from model.network.segnext import SegNext
+from pipeline.errors import BusyError
 from pipeline.record import versions
 from pipeline.record.jobs import done_by
 from pipeline.record.tables import Embedding, Job, ModelVersion
 from pipeline.registry import add as adding
-from pipeline.registry import base as registry
 from pipeline.registry.add import RELEASED, Added, add
 from pipeline.registry.weights import Weights
+from pipeline.runtime import Runtime
 from pipeline.training import promote as promoting
 from tests.file_server import FileServer, server
 from tests.loop import Loop, base_checkpoint, make_loop, tiny_model
@@ -31,8 +37,7 @@ SHAPE = Shape(size=64, dim=8, depth=1, heads=2, neck=(8, 8, 8, 8), head=8)
 @pytest.fixture
 def loop(tmp_path: Path) -> Loop:
     made = make_loop(tmp_path)
-    with made.runtime.sessions.begin() as session:
-        registry.ensure_base(session, made.runtime.store, made.runtime.settings)
+    made.runtime.registry.ensure_base()
     return made
 
 
@@ -72,7 +77,7 @@ def no_download(*_: object) -> None:
 def test_a_released_file_becomes_a_candidate_that_answers_as_it_did(
     loop: Loop, released: Path
 ) -> None:
-    added = add(loop.runtime, str(released))
+    added = add(loop.runtime.registry, str(released))
     model = checkpoints.load(released)
     assert added == Added(
         name="vit_tiny",
@@ -88,21 +93,21 @@ def test_a_released_file_becomes_a_candidate_that_answers_as_it_did(
     assert names(loop) == {"vit_tiny": "candidate", "base": "serving"}
     row = version(loop, "vit_tiny")
     assert (row.source_sha256, row.source) == (added.sha256, added.source)
-    kept = registry.load_version(row, loop.runtime.store, loop.runtime.settings)
+    kept = loop.runtime.registry.load(row)
     assert kept.encoder_fingerprint == row.encoder == model.encoder_fingerprint
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, kept.state_dict()[name])
 
 
 def test_the_same_file_is_added_once(loop: Loop, released: Path, tmp_path: Path) -> None:
-    first = add(loop.runtime, str(released), "mine")
+    first = add(loop.runtime.registry, str(released), "mine")
     copy = tmp_path / "copy.bin"
     copy.write_bytes(released.read_bytes())
     for again in (
-        add(loop.runtime, str(released)),
-        add(loop.runtime, str(released), "mine"),
-        add(loop.runtime, str(copy)),
-        add(loop.runtime, str(copy), "other"),
+        add(loop.runtime.registry, str(released)),
+        add(loop.runtime.registry, str(released), "mine"),
+        add(loop.runtime.registry, str(copy)),
+        add(loop.runtime.registry, str(copy), "other"),
     ):
         assert again == Added(**{**vars(first), "is_new": False})
     assert names(loop).keys() == {"mine", "base"}
@@ -110,7 +115,7 @@ def test_the_same_file_is_added_once(loop: Loop, released: Path, tmp_path: Path)
 
 def test_our_own_format_is_kept_as_it_is(loop: Loop, tmp_path: Path) -> None:
     checkpoints.save(tiny_model(5), tmp_path / "colleague.safetensors")
-    added = add(loop.runtime, str(tmp_path / "colleague.safetensors"))
+    added = add(loop.runtime.registry, str(tmp_path / "colleague.safetensors"))
     row = version(loop, "colleague")
     assert row.sha256 == added.sha256
     assert not added.same_encoder
@@ -118,27 +123,27 @@ def test_our_own_format_is_kept_as_it_is(loop: Loop, tmp_path: Path) -> None:
 
 
 def test_the_base_is_recognised(loop: Loop, tmp_path: Path) -> None:
-    added = add(loop.runtime, str(base_checkpoint(tmp_path / "elsewhere")))
+    added = add(loop.runtime.registry, str(base_checkpoint(tmp_path / "elsewhere")))
     assert (added.name, added.is_new, added.same_encoder) == ("base", False, True)
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged"])
 def test_weights_lost_from_the_store_come_back(loop: Loop, released: Path, damage: str) -> None:
-    add(loop.runtime, str(released))
+    add(loop.runtime.registry, str(released))
     row = version(loop, "vit_tiny")
     if damage == "missing":
         loop.runtime.store.delete(row.key)
     else:
         loop.runtime.store.write(row.key, b"rust")
-    assert not add(loop.runtime, str(released)).is_new
-    registry.load_version(row, loop.runtime.store, loop.runtime.settings)
+    assert not add(loop.runtime.registry, str(released)).is_new
+    loop.runtime.registry.load(row)
     assert names(loop).keys() == {"vit_tiny", "base"}
 
 
 def test_a_file_that_is_refused_leaves_nothing(loop: Loop, tmp_path: Path) -> None:
     (tmp_path / "page.pth").write_text("<!doctype html><title>Quota exceeded</title>")
     with pytest.raises(CheckpointError, match=r"page\.pth is a web page"):
-        add(loop.runtime, str(tmp_path / "page.pth"))
+        add(loop.runtime.registry, str(tmp_path / "page.pth"))
     assert names(loop) == {"base": "serving"}
 
 
@@ -161,20 +166,20 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     write(1)
     monkeypatch.setattr(checkpoints, "load", load)
     with pytest.raises(CheckpointError, match=r"changed while it was read.*\.$"):
-        add(loop.runtime, str(path))
+        add(loop.runtime.registry, str(path))
     assert names(loop) == {"base": "serving"}
 
 
 def test_what_is_nothing_is_refused(loop: Loop, subtests: pytest.Subtests) -> None:
     for what in ("", "vitb-sax3", "absent.pth", "/", "ftp://host/a.pth", "file:///x", "a\0b"):
         with subtests.test(what), pytest.raises(CheckpointError, match=r"\.$"):
-            add(loop.runtime, what)
+            add(loop.runtime.registry, what)
 
 
 def test_threads_that_add_one_file_at_once_make_one_version(loop: Loop, released: Path) -> None:
     found: list[Added] = []
     threads = [
-        threading.Thread(target=lambda: found.append(add(loop.runtime, str(released))))
+        threading.Thread(target=lambda: found.append(add(loop.runtime.registry, str(released))))
         for _ in range(3)
     ]
     for thread in threads:
@@ -195,18 +200,18 @@ def test_names_that_cannot_be_are_refused_before_anything_is_fetched(
     reserved = ("v7", "base", "base-2", "candidate-1", "serving")
     for name in (*reserved, "", "a b", "-a", "../a", "x" * 56, "a\n"):
         with subtests.test(name), pytest.raises(CheckpointError, match="cannot be a version's"):
-            add(loop.runtime, "vitb-sax1", name)
+            add(loop.runtime.registry, "vitb-sax1", name)
 
 
 def test_a_name_is_given_once(loop: Loop, released: Path, tmp_path: Path) -> None:
-    add(loop.runtime, str(released))
+    add(loop.runtime.registry, str(released))
     other = write_released(tmp_path / "other" / "vit_tiny.pth", seed=1)
     with pytest.raises(CheckpointError, match="another version vit_tiny"):
-        add(loop.runtime, str(other), "vit_tiny")
-    assert add(loop.runtime, str(other)).name.startswith("vit_tiny-")  # with its checksum
+        add(loop.runtime.registry, str(other), "vit_tiny")
+    assert add(loop.runtime.registry, str(other)).name.startswith("vit_tiny-")  # with its checksum
     write_released(released, seed=2)  # another file where the first one was
     with pytest.raises(CheckpointError, match="another version vit_tiny"):
-        add(loop.runtime, str(released), "vit_tiny")
+        add(loop.runtime.registry, str(released), "vit_tiny")
     assert len(names(loop)) == 3
 
 
@@ -219,7 +224,7 @@ def test_names_are_made_of_what_files_are_called(loop: Loop, tmp_path: Path) -> 
     }
     for seed, (file, name) in enumerate(files.items()):
         path = write_released(tmp_path / "x" / file, seed)
-        assert add(loop.runtime, str(path)).name == name
+        assert add(loop.runtime.registry, str(path)).name == name
 
 
 def test_names_fit_where_they_are_kept(loop: Loop, tmp_path: Path) -> None:
@@ -227,7 +232,7 @@ def test_names_fit_where_they_are_kept(loop: Loop, tmp_path: Path) -> None:
     file = f"base-{'x' * 45}.pth"
     for seed in range(2):
         path = write_released(tmp_path / str(seed) / file, seed)
-        assert len(add(loop.runtime, str(path)).name) <= 64
+        assert len(add(loop.runtime.registry, str(path)).name) <= 64
     assert len(names(loop)) == 3
 
 
@@ -239,11 +244,11 @@ def test_an_address_is_fetched_and_its_download_goes(
 ) -> None:
     server.data, server.drop_after = released.read_bytes(), [1000]
     seen: list[int] = []
-    added = add(loop.runtime, server.url, progress=lambda done, total: seen.append(done))
+    added = add(loop.runtime.registry, server.url, progress=lambda done, total: seen.append(done))
     assert (added.name, added.is_new) == ("a", True)
     assert "signature" not in added.source and added.source.endswith("/models/a.pth")
     assert seen[-1] == len(server.data)
-    assert not add(loop.runtime, server.url).is_new
+    assert not add(loop.runtime.registry, server.url).is_new
     assert downloads(loop) == []
 
 
@@ -253,22 +258,22 @@ def test_a_download_is_not_taken_away_while_it_is_read(
     server.data, real = released.read_bytes(), adding.read_weights
 
     def read(path: Path) -> Weights:
-        with pytest.raises(CheckpointError, match="wait until it is done"):
-            add(loop.runtime, server.url)  # another process, meanwhile
+        with pytest.raises(BusyError, match="wait until it is done"):
+            add(loop.runtime.registry, server.url)  # another process, meanwhile
         return real(path)
 
     monkeypatch.setattr(adding, "read_weights", read)
-    assert add(loop.runtime, server.url).is_new
+    assert add(loop.runtime.registry, server.url).is_new
     assert downloads(loop) == []
 
 
 def test_a_refused_download_is_fetched_anew(loop: Loop, server: FileServer, released: Path) -> None:
     server.data = released.read_bytes()[:-100]
     with pytest.raises(CheckpointError, match="cut short or damaged"):
-        add(loop.runtime, server.url)
+        add(loop.runtime.registry, server.url)
     assert downloads(loop) == []
     server.data = released.read_bytes()
-    assert add(loop.runtime, server.url).is_new
+    assert add(loop.runtime.registry, server.url).is_new
 
 
 def test_a_released_name_is_fetched_from_its_place_once(
@@ -281,11 +286,11 @@ def test_a_released_name_is_fetched_from_its_place_once(
         target.write_bytes(released.read_bytes())
 
     monkeypatch.setattr(adding, "fetch_drive", fetch)
-    added = add(loop.runtime, "vitb-sax2")
+    added = add(loop.runtime.registry, "vitb-sax2")
     assert (added.name, added.is_new) == ("vitb-sax2", True)
     assert RELEASED["vitb-sax2"] in added.source
-    assert add(loop.runtime, "vitb-sax2").is_new is False
-    assert add(loop.runtime, "vitb-sax2", "mine").name == "vitb-sax2"
+    assert add(loop.runtime.registry, "vitb-sax2").is_new is False
+    assert add(loop.runtime.registry, "vitb-sax2", "mine").name == "vitb-sax2"
     assert asked == ["1uHEcvwA2spsLQqDJiYKqv1pf3vgLAG7-"]
     assert downloads(loop) == []
 
@@ -294,20 +299,16 @@ def test_a_released_name_is_fetched_from_its_place_once(
 
 
 def test_fine_tunes_may_start_from_it_by_name(loop: Loop, released: Path, tmp_path: Path) -> None:
-    add(loop.runtime, str(released), "vit")
+    add(loop.runtime.registry, str(released), "vit")
     settings = loop.runtime.settings
     chosen = settings.model.model_copy(update={"base": Path("vit")})
-    with loop.runtime.sessions.begin() as session:
-        changed = settings.model_copy(update={"model": chosen})
-        assert registry.ensure_base(session, loop.runtime.store, changed).name == "vit"
+    changed = Runtime(settings.model_copy(update={"model": chosen}))
+    assert changed.registry.ensure_base().name == "vit"
     assert names(loop) == {"vit": "candidate", "base": "serving"}
     chosen = settings.model.model_copy(update={"base": Path("absent")})
-    with (
-        loop.runtime.sessions.begin() as session,
-        pytest.raises(CheckpointError, match=r"neither a file nor a model version; mend"),
-    ):
-        changed = settings.model_copy(update={"model": chosen})
-        registry.ensure_base(session, loop.runtime.store, changed)
+    changed = Runtime(settings.model_copy(update={"model": chosen}))
+    with pytest.raises(CheckpointError, match=r"neither a file nor a model version; mend"):
+        changed.registry.ensure_base()
 
 
 def encoded(loop: Loop, encoder: str) -> int:
@@ -317,7 +318,7 @@ def encoded(loop: Loop, encoder: str) -> int:
 
 def test_it_serves_once_its_encoder_has_seen_every_image(loop: Loop, released: Path) -> None:
     loop.accept_many(2, 1)
-    add(loop.runtime, str(released), "vit")
+    add(loop.runtime.registry, str(released), "vit")
     row, steps = version(loop, "vit"), []
 
     def watch(done: int, total: int | None) -> None:
@@ -335,7 +336,7 @@ def test_it_serves_once_its_encoder_has_seen_every_image(loop: Loop, released: P
 
 def test_it_may_serve_at_once_when_somebody_insists(loop: Loop, released: Path) -> None:
     loop.accept("train")
-    add(loop.runtime, str(released), "vit")
+    add(loop.runtime.registry, str(released), "vit")
     promoting.promote(loop.runtime, "vit", at_once=True)
     assert names(loop)["vit"] == "serving"
     assert encoded(loop, version(loop, "vit").encoder) == 0
@@ -345,7 +346,7 @@ def test_an_image_that_is_lost_does_not_keep_it_from_serving_but_a_lost_store_do
     loop: Loop, released: Path
 ) -> None:
     loop.accept_many(2, 0)
-    add(loop.runtime, str(released), "vit")
+    add(loop.runtime.registry, str(released), "vit")
     images = [f"images/{each.sha256[:2]}/{each.sha256}.{each.extension}" for each in loop.images()]
     kept = {key: loop.runtime.store.read(key) for key in images}
     for key in images:
@@ -359,11 +360,11 @@ def test_an_image_that_is_lost_does_not_keep_it_from_serving_but_a_lost_store_do
 
 
 def test_a_message_that_is_delivered_twice_promotes_once(loop: Loop, released: Path) -> None:
-    add(loop.runtime, str(released), "vit")
+    add(loop.runtime.registry, str(released), "vit")
     promoting.promote(loop.runtime, "vit", message="m1")
     with loop.runtime.sessions.begin() as session:
         assert done_by(session, "promote", "m1")
-        registry.rollback(session)
+        versions.rollback(session)
     promoting.promote(loop.runtime, "vit", message="m1")
     assert names(loop)["base"] == "serving"
     with loop.runtime.sessions() as session:

@@ -1,3 +1,8 @@
+"""Tests of the module ``download``.
+
+It is longer than 300 lines because the tests of one module stand in one file.
+"""
+
 from __future__ import annotations
 
 import fcntl
@@ -9,6 +14,7 @@ import pytest
 import requests
 
 from model.errors import CheckpointError
+from pipeline.errors import BusyError
 from pipeline.registry import download as downloading
 from pipeline.registry.download import alone, fetch_drive, fetch_url, shown
 from tests.file_server import DATA, FileServer, server
@@ -220,7 +226,7 @@ def test_a_file_is_held_by_one_process_and_nothing_of_that_stays(tmp_path: Path)
     target = tmp_path / "new" / "a"
     with (
         alone(target),
-        pytest.raises(CheckpointError, match="wait until it is done"),
+        pytest.raises(BusyError, match="wait until it is done"),
         alone(target),
     ):
         pytest.fail("two hold it")
@@ -243,7 +249,7 @@ def test_a_lock_that_its_holder_removes_meanwhile_holds_nothing(
         real(*arguments)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with pytest.raises(CheckpointError, match="wait until it is done"), alone(tmp_path / "a"):
+    with pytest.raises(BusyError, match="wait until it is done"), alone(tmp_path / "a"):
         pytest.fail("it holds what nobody else can see")
 
 

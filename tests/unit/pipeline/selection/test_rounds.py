@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 
 from model.network.segnext import SegNext
 from pipeline.errors import NotEnoughDataError
-from pipeline.images.catalog import image_key, register_image, task_row
+from pipeline.images.catalog import image_key, task_row
 from pipeline.record.tables import Annotation, Effort, Image, Region, Round, RoundItem, Task, now
 from pipeline.selection.rounds import make_round
 from tests.loop import Loop, disk_picture, make_loop, tiny_model
@@ -27,7 +27,7 @@ def loop(tmp_path: Path) -> Iterator[Loop]:
     selection = {"size": 4, "random_share": 0.25, "duplicate_similarity": 1.0}
     made = make_loop(tmp_path, selection=selection)
     yield made
-    made.runtime.sessions.kw["bind"].dispose()
+    made.runtime.close()
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +38,15 @@ def model() -> SegNext:
 def add_tasks(loop: Loop, model: SegNext, count: int) -> list[int]:
     """Encoded pool tasks, each with a picture of its own; returns their row ids."""
     ids = []
-    with loop.runtime.sessions.begin() as session:
-        for _ in range(count):
-            loop.count += 1
-            data = picture(loop.count)
-            image = register_image(session, loop.runtime.store, data, loop.runtime.settings)
+    for _ in range(count):
+        loop.count += 1
+        image = loop.runtime.catalog.register(picture(loop.count))
+        with loop.runtime.sessions.begin() as session:
             task = task_row(session, PROJECT, loop.count, f"/data/upload/{loop.count}.png")
             session.flush()
             task.image_id = image.id
             ids.append(task.id)
-        images = [session.get_one(Task, task_id).image_id for task_id in ids]
-    for image_id in images:
-        assert image_id is not None
-        loop.runtime.embeddings.get(image_id, model)
+        loop.runtime.embeddings.get(image.id, model)
     return ids
 
 
@@ -68,9 +64,7 @@ def picture(seed: int) -> bytes:
 
 def run(loop: Loop, model: SegNext, *, written: bool = True, size: int | None = None) -> Round:
     runtime = loop.runtime
-    made = make_round(
-        runtime.sessions, runtime.embeddings, model, runtime.settings, PROJECT, size=size
-    )
+    made = make_round(runtime, PROJECT, model, size=size)
     if written:
         with runtime.sessions.begin() as session:
             session.get_one(Round, made.id).written_at = now()
@@ -228,11 +222,9 @@ def test_progress_counts_probed_images(loop: Loop, model: SegNext) -> None:
     steps: list[tuple[int, int | None]] = []
     runtime = loop.runtime
     make_round(
-        runtime.sessions,
-        runtime.embeddings,
-        model,
-        runtime.settings,
+        runtime,
         PROJECT,
+        model,
         progress=lambda done, total: steps.append((done, total)),
     )
     assert steps == [(0, 3), (1, 3), (2, 3), (3, 3)]

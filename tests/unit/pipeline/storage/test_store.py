@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import EmbeddingStoreError, SettingsError
+from pipeline.errors import SettingsError, StoreError
 from pipeline.storage.store import Store
 
 
@@ -45,7 +45,7 @@ def test_a_path_on_this_machine_follows_the_entry(store: Store) -> None:
 
 def test_a_missing_entry_is_one_sentence(store: Store) -> None:
     for ask in (store.read, store.local_path):
-        with pytest.raises(EmbeddingStoreError, match=r"not there.*\.$"):
+        with pytest.raises(StoreError, match=r"not there.*\.$"):
             ask("no/such")
 
 
@@ -72,9 +72,9 @@ def test_a_missing_entry_is_one_sentence(store: Store) -> None:
 )
 def test_keys_that_could_escape_are_refused(store: Store, key: str) -> None:
     for ask in (store.read, store.exists, store.delete, store.local_path):
-        with pytest.raises(EmbeddingStoreError, match="no key"):
+        with pytest.raises(StoreError, match="no key"):
             ask(key)
-    with pytest.raises(EmbeddingStoreError, match="no key"):
+    with pytest.raises(StoreError, match="no key"):
         store.write(key, b"")
 
 
@@ -85,7 +85,7 @@ def test_an_address_that_means_nothing() -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file in the way")
-    with pytest.raises(EmbeddingStoreError, match=r"cannot be written.*check store_url"):
+    with pytest.raises(StoreError, match=r"cannot be written.*check store_url"):
         Store(str(tmp_path / "store")).write("a", b"x")
 
 
@@ -93,7 +93,7 @@ def test_a_failed_write_leaves_the_old_entry_and_no_litter(tmp_path: Path) -> No
     store = Store(str(tmp_path))
     store.write("a/b", b"old")
     (tmp_path / "a" / "c").mkdir()
-    with pytest.raises(EmbeddingStoreError):
+    with pytest.raises(StoreError):
         store.write("a/c", b"a folder is in the way")
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["b", "c"]
     assert store.read("a/b") == b"old"

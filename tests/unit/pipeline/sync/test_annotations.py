@@ -1,4 +1,7 @@
-"""Annotations into rows, on a real SQLite database, without a Label Studio."""
+"""Annotations into rows, on a real SQLite database, without a Label Studio.
+
+It is longer than 300 lines because the tests of one module stand in one file.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +16,18 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 from sqlalchemy import select
-from sqlalchemy.orm import Session, sessionmaker
 
 from pipeline.errors import ImageSourceError
-from pipeline.images.catalog import read_image, task_row
+from pipeline.images.catalog import Catalog, read_image, task_row
 from pipeline.labelstudio.config import LabelConfig, read_label_config
 from pipeline.labelstudio.regions import brush_region
 from pipeline.masks import ops as masks
-from pipeline.masks import rle
-from pipeline.record.engine import make_sessions, upgrade
+from pipeline.masks.coded import CodedMask
+from pipeline.record import annotation_rows
 from pipeline.record.tables import Annotation, Image, Region, Task
+from pipeline.runtime import Runtime
 from pipeline.settings import Settings
-from pipeline.storage.store import Store
-from pipeline.sync.annotations import (
-    Applied,
-    accepted_masks,
-    apply_annotation,
-    remove_annotations,
-    remove_tasks,
-)
+from pipeline.sync.annotations import Applied, apply_annotation, submitted_masks
 from pipeline.sync.effort import count_prompts
 
 HEIGHT, WIDTH = 20, 30
@@ -43,9 +39,7 @@ def brush(region_id: str, height: int = HEIGHT, width: int = WIDTH) -> dict[str,
     mask[: height // 2, : width // 2] = True
     return brush_region(
         region_id=region_id,
-        rle=rle.encode(mask),
-        height=height,
-        width=width,
+        mask=CodedMask.of_mask(mask),
         label="Object",
         from_name="mask",
         to_name="image",
@@ -82,17 +76,15 @@ class Files:
 class Record:
     """One task and what is known of it."""
 
-    def __init__(self, settings: Settings, sessions: sessionmaker[Session], url: str) -> None:
-        self.settings, self.sessions = settings, sessions
-        self.store, self.files = Store(settings.store_address), Files()
-        with sessions.begin() as session:
+    def __init__(self, runtime: Runtime, url: str) -> None:
+        self.runtime, self.files = runtime, Files()
+        self.settings, self.store, self.sessions = runtime.settings, runtime.store, runtime.sessions
+        vars(runtime)["catalog"] = Catalog(self.sessions, self.store, self.files, self.settings)
+        with self.sessions.begin() as session:
             session.add(Task(ls_project_id=1, ls_task_id=5, url=url))
 
     def apply(self, payload: dict[str, Any], config: LabelConfig | None = None) -> Applied:
-        task_id = self.task().id
-        return apply_annotation(
-            self.sessions, self.store, self.files, self.settings, task_id, payload, config
-        )
+        return apply_annotation(self.runtime, self.task().id, payload, config)
 
     def regions(self) -> dict[str, Region]:
         with self.sessions() as session:
@@ -104,16 +96,14 @@ class Record:
 
 
 @pytest.fixture
-def sessions(tmp_path: Path) -> Iterator[sessionmaker[Session]]:
-    upgrade(Settings(home=tmp_path))
-    sessions = make_sessions(Settings(home=tmp_path))
-    yield sessions
-    sessions.kw["bind"].dispose()
+def runtime(tmp_path: Path) -> Iterator[Runtime]:
+    with Runtime(Settings(home=tmp_path), migrate=True) as made:
+        yield made
 
 
 @pytest.fixture
-def record(tmp_path: Path, sessions: sessionmaker[Session]) -> Record:
-    return Record(Settings(home=tmp_path), sessions, "a.png")
+def record(runtime: Runtime) -> Record:
+    return Record(runtime, "a.png")
 
 
 def test_an_annotation_becomes_rows(record: Record) -> None:
@@ -141,9 +131,9 @@ def test_the_same_and_older_news_change_nothing(record: Record) -> None:
 def test_what_is_deleted_is_gone_and_what_is_found_again_comes_back(record: Record) -> None:
     record.apply(annotation(brush("a")))
     with record.sessions.begin() as session:
-        assert remove_annotations(session, [7, 8]) == 1
+        assert annotation_rows.remove(session, [7, 8]) == 1
     with record.sessions.begin() as session:
-        assert remove_annotations(session, [7]) == 0
+        assert annotation_rows.remove(session, [7]) == 0
     assert record.regions() == {}
     assert record.task().status == "pool"
     assert record.apply(annotation(brush("a"))).changed
@@ -154,8 +144,8 @@ def test_a_deleted_task_takes_its_regions_along(record: Record) -> None:
     record.apply(annotation(brush("a")))
     with record.sessions.begin() as session:
         tasks = session.scalars(select(Task)).all()
-        assert remove_tasks(session, tasks) == 1
-        assert remove_tasks(session, tasks) == 0
+        assert annotation_rows.remove_tasks(session, tasks) == 1
+        assert annotation_rows.remove_tasks(session, tasks) == 0
     assert record.regions() == {}
     assert record.task().status == "deleted"
 
@@ -171,7 +161,7 @@ def test_skipped_annotations_and_prompts_do_not_count(record: Record) -> None:
 
 
 def test_a_damaged_region_is_named() -> None:
-    found, problems = accepted_masks(annotation(brush("x") | {"original_width": 0}, brush("a")))
+    found, problems = submitted_masks(annotation(brush("x") | {"original_width": 0}, brush("a")))
     assert [each.region_id for each in found] == ["a"]
     assert len(problems) == 1
     assert problems[0].startswith("Region x: ")
@@ -194,14 +184,12 @@ def test_a_task_that_shows_another_image_moves_its_regions_there(record: Record)
     assert record.regions()["a"].image_id == record.task().image_id
 
 
-def test_without_its_image_a_mask_is_not_lost_but_waits(
-    tmp_path: Path, sessions: sessionmaker[Session]
-) -> None:
-    record = Record(Settings(home=tmp_path), sessions, "nowhere")
+def test_without_its_image_a_mask_is_not_lost_but_waits(runtime: Runtime) -> None:
+    record = Record(runtime, "nowhere")
     with pytest.raises(ImageSourceError):
         record.apply(annotation(brush("a")))
     assert record.task().problem == "nowhere is not here; put it there."
-    with sessions.begin() as session:
+    with record.sessions.begin() as session:
         assert session.scalars(select(Annotation)).all() == []
         session.scalars(select(Task)).one().url = "a.png"
     assert record.apply(annotation(brush("a"))).changed
@@ -313,7 +301,7 @@ ASKED = [
 
 @pytest.mark.parametrize("asked", ASKED, ids=lambda asked: str(asked["id"]))
 def test_hints_and_words_never_become_masks(record: Record, asked: dict[str, Any]) -> None:
-    found, problems = accepted_masks(annotation(asked, brush("a"), asked), HINTS)
+    found, problems = submitted_masks(annotation(asked, brush("a"), asked), HINTS)
     assert [each.region_id for each in found] == ["a"]
     assert problems == ()
     applied = record.apply(annotation(brush("a"), asked), HINTS)
@@ -332,10 +320,8 @@ def test_hints_alone_are_prompts_without_a_mask(record: Record, asked: dict[str,
         assert session.scalars(select(Annotation)).one().prompts_only
 
 
-def test_an_annotation_with_hints_alone_needs_no_image(
-    tmp_path: Path, sessions: sessionmaker[Session]
-) -> None:
-    record = Record(Settings(home=tmp_path), sessions, "nowhere")
+def test_an_annotation_with_hints_alone_needs_no_image(runtime: Runtime) -> None:
+    record = Record(runtime, "nowhere")
     assert record.apply(annotation(*ASKED), HINTS).prompts_only
     assert record.task().problem is None
 
@@ -359,12 +345,12 @@ def test_a_skipped_annotation_with_hints_is_skipped(record: Record) -> None:
 def test_what_was_drawn_with_a_hints_tag_is_no_mask_whatever_its_label_is_now() -> None:
     other = scribble("On it") | {"id": "other", "from_name": "mask"}  # no hint of that tag's
     renamed = scribble("Object")
-    found, _ = accepted_masks(annotation(other, renamed), HINTS)
+    found, _ = submitted_masks(annotation(other, renamed), HINTS)
     assert [each.region_id for each in found] == ["other"]
 
 
 def test_without_a_config_every_mask_counts() -> None:
-    found, _ = accepted_masks(annotation(scribble("On it")))
+    found, _ = submitted_masks(annotation(scribble("On it")))
     assert [each.label for each in found] == ["On it"]
 
 

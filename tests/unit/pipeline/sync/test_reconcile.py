@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.labelstudio.client import RemoteTask
 from pipeline.labelstudio.regions import brush_region
-from pipeline.labelstudio.template import DEFAULT_LABEL_CONFIG
-from pipeline.masks import rle
+from pipeline.labelstudio.template import default_label_config
+from pipeline.masks.coded import CodedMask
 from pipeline.record.tables import Event, Region, Task, now
 from pipeline.sync.reconcile import ReconcileReport, reconcile
 from tests.loop import Loop, disk_picture, make_loop
@@ -33,7 +33,7 @@ class Remote:
         self.unlisted: set[int] = set()
 
     def project(self, _: int) -> dict[str, Any]:
-        return {"label_config": DEFAULT_LABEL_CONFIG}
+        return {"label_config": default_label_config()}
 
     def tasks(self, _: int) -> Iterator[RemoteTask]:
         for number in self.held.keys() - self.unlisted:
@@ -51,9 +51,7 @@ def annotation(number: int, **region: Any) -> dict[str, Any]:
     mask = disk_picture(number)[1]
     made = brush_region(
         region_id=f"r{number}",
-        rle=rle.encode(np.asarray(mask)),
-        height=64,
-        width=64,
+        mask=CodedMask.of_mask(np.asarray(mask)),
         label="Object",
         from_name="mask",
         to_name="image",
@@ -74,10 +72,8 @@ def loop(tmp_path: Path) -> Loop:
 
 
 def run(loop: Loop, remote: Remote) -> ReconcileReport:
-    runtime = loop.runtime
-    return reconcile(
-        runtime.sessions, remote, runtime.store, runtime.images, runtime.settings, PROJECT
-    )
+    vars(loop.runtime)["label_studio"] = remote
+    return reconcile(loop.runtime, PROJECT)
 
 
 def regions(loop: Loop) -> list[str]:

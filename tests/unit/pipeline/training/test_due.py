@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from model.errors import MaskloopError
-from pipeline.images.catalog import register_image, task_row
+from pipeline.images.catalog import task_row
 from pipeline.record.jobs import job
 from pipeline.record.tables import Task
-from pipeline.training.due import SELECT_KIND, round_due
+from pipeline.selection.due import KIND, round_due
 from tests.loop import Loop, disk_picture, make_loop
 
 PROJECT = 1
@@ -24,8 +24,8 @@ def loop(tmp_path: Path) -> Loop:
 def add_task(loop: Loop, number: int) -> int:
     """A task with its image, not encoded; the row's id."""
     runtime = loop.runtime
+    image = runtime.catalog.register(disk_picture(number)[0])
     with runtime.sessions.begin() as session:
-        image = register_image(session, runtime.store, disk_picture(number)[0], runtime.settings)
         task = task_row(session, PROJECT, number, f"/data/upload/{number}.png")
         task.image_id = image.id
         session.flush()
@@ -80,9 +80,9 @@ def test_nothing_is_due_when_the_pool_is_empty(loop: Loop) -> None:
 def test_a_running_choice_and_one_that_just_failed_are_waited_for(loop: Loop) -> None:
     add_task(loop, 1)
     encode(loop)
-    with job(loop.runtime.sessions, SELECT_KIND, exclusive=True):
+    with job(loop.runtime.sessions, KIND, exclusive=True):
         assert not is_due(loop)
     assert is_due(loop)
-    with pytest.raises(MaskloopError), job(loop.runtime.sessions, SELECT_KIND, exclusive=True):
+    with pytest.raises(MaskloopError), job(loop.runtime.sessions, KIND, exclusive=True):
         raise MaskloopError("Label Studio is away; start it.")
     assert not is_due(loop)

@@ -1,3 +1,8 @@
+"""Tests of the module ``finetune``.
+
+It is longer than 300 lines because the tests of one module stand in one file.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -9,10 +14,11 @@ import pytest
 from model.checkpoints.files import save
 from model.network.segnext import SegNext
 from model.training.finetune import FineTuneConfig
-from pipeline.errors import NotEnoughDataError
-from pipeline.record.jobs import JobBusyError, job
+from pipeline.errors import BusyError, NotEnoughDataError
+from pipeline.record import snapshots, versions
+from pipeline.record.jobs import job
 from pipeline.record.tables import Embedding, GateDecision, Job, ModelVersion, Region
-from pipeline.registry import base as registry
+from pipeline.runtime import Runtime
 from pipeline.training import finetune as finetuning
 from pipeline.training.finetune import run_finetune
 from pipeline.training.gate import Verdict
@@ -27,10 +33,7 @@ def loop(tmp_path: Path) -> Loop:
 
 
 def run(loop: Loop, progress: Callable[[int, int | None], None] = lambda *_: None) -> dict:
-    runtime = loop.runtime
-    return run_finetune(
-        runtime.sessions, runtime.store, runtime.embeddings, runtime.settings, progress
-    )
+    return run_finetune(loop.runtime, progress)
 
 
 def rule(monkeypatch: pytest.MonkeyPatch, promote: bool) -> None:
@@ -46,14 +49,14 @@ def rule(monkeypatch: pytest.MonkeyPatch, promote: bool) -> None:
 
 def serving(loop: Loop) -> str:
     with loop.runtime.sessions() as session:
-        version = registry.serving(session)
+        version = versions.serving(session)
         assert version is not None
         return version.name
 
 
 def promote_by_hand(loop: Loop, name: str) -> None:
     with loop.runtime.sessions.begin() as session:
-        registry.promote(session, registry.find(session, name))
+        versions.promote(session, versions.find(session, name))
 
 
 def rows(loop: Loop, table: type) -> list:
@@ -198,7 +201,7 @@ def test_a_rollback_during_the_comparison_is_noticed(
     def roll_back_first(*args: object, **options: object) -> Verdict:
         if not calls:
             with loop.runtime.sessions.begin() as session:
-                registry.rollback(session)
+                versions.rollback(session)
         calls.append(1)
         return judge(*args, **options)  # type: ignore[arg-type]
 
@@ -252,7 +255,7 @@ def test_a_candidate_that_is_promoted_before_the_comparison_is_not_compared_with
 
 
 def test_two_fine_tunes_do_not_run_at_once(loop: Loop) -> None:
-    with job(loop.runtime.sessions, "finetune", exclusive=True), pytest.raises(JobBusyError):
+    with job(loop.runtime.sessions, "finetune", exclusive=True), pytest.raises(BusyError):
         run(loop)
 
 
@@ -270,12 +273,13 @@ def test_config_comes_from_the_settings(loop: Loop, monkeypatch: pytest.MonkeyPa
 
 def test_samples_are_embedding_and_mask(loop: Loop) -> None:
     from pipeline.training.samples import Samples
-    from pipeline.training.snapshots import snapshot_regions, take_snapshot
+    from pipeline.training.snapshots import take_snapshot
 
     runtime = loop.runtime
     _, model = runtime.serving.current()
-    with runtime.sessions.begin() as session:
-        regions = snapshot_regions(session, take_snapshot(session), "train")
+    taken = take_snapshot(runtime.sessions)
+    with runtime.sessions() as session:
+        regions = snapshots.regions(session, taken, "train")
     samples = Samples(regions, runtime.embeddings, model)
     assert len(samples) == len(list(samples)) == 4
     assert len(samples[1:]) == 3
@@ -288,22 +292,14 @@ def test_a_new_encoder_has_seen_every_image_before_it_serves(
     loop: Loop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     rule(monkeypatch, promote=True)
-    with loop.runtime.sessions.begin() as session:
-        registry.ensure_base(session, loop.runtime.store, loop.runtime.settings)
+    loop.runtime.registry.ensure_base()
     loop.accept("train", was_cancelled=True)  # an image that no fine-tune looks at
     save(tiny_model(7), tmp_path / "other.safetensors")
     settings = loop.runtime.settings
     model = settings.model.model_copy(update={"base": tmp_path / "other.safetensors"})
     changed = settings.model_copy(update={"model": model})
-    runtime = loop.runtime
     told: list[tuple[int, int | None]] = []
-    result = run_finetune(
-        runtime.sessions,
-        runtime.store,
-        runtime.embeddings,
-        changed,
-        lambda done, total: told.append((done, total)),
-    )
+    result = run_finetune(Runtime(changed), lambda done, total: told.append((done, total)))
     assert result["status"] == "promoted"
     # It says so all along, or the job would be taken for dead: after 7 embeddings, 6 steps and
     # 2 x 3 hold-out regions, one image that nothing had encoded.
@@ -311,7 +307,7 @@ def test_a_new_encoder_has_seen_every_image_before_it_serves(
     (row,) = rows(loop, Job)
     assert (row.done, row.total) == (20, 20)
     with loop.runtime.sessions() as session:
-        encoder = registry.find(session, result["candidate"]).encoder
+        encoder = versions.find(session, result["candidate"]).encoder
         seen = session.query(Embedding).filter_by(encoder=encoder).count()
-        assert encoder != registry.find(session, "base").encoder
+        assert encoder != versions.find(session, "base").encoder
     assert seen == len(loop.images()) == 8

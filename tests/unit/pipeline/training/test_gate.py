@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.training.gate import Answers, clicks_to, decide, figures, paired_bootstrap
+from model.evaluation.curves import clicks_to_reach
+from pipeline.training.gate import Answers, decide, figures, paired_bootstrap
 
 
 def answers(first: np.ndarray, boundary: np.ndarray | None = None) -> Answers:
@@ -115,7 +116,7 @@ def test_the_same_numbers_give_the_same_verdict() -> None:
 
 def test_clicks_to_counts_a_curve_that_never_gets_there_as_all_clicks() -> None:
     curves = np.array([[0.9, 0.9], [0.1, 0.86], [0.1, 0.2]])
-    assert clicks_to(curves, 0.85).tolist() == [1, 2, 2]
+    assert clicks_to_reach(curves, 0.85).tolist() == [1, 2, 2]
 
 
 def test_figures_are_means_over_regions() -> None:

@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sqlalchemy import update
+from sqlalchemy.orm import Session
 
 from pipeline.errors import NotEnoughDataError
+from pipeline.record import regions, snapshots
+from pipeline.record.jobs import MAX_CRASHES, RETRY_FAILED
 from pipeline.record.tables import (
     Annotation,
     GateDecision,
@@ -17,8 +20,8 @@ from pipeline.record.tables import (
     Snapshot,
     now,
 )
-from pipeline.training.due import MAX_CRASHES, RETRY_FAILED, due
-from pipeline.training.snapshots import accepted_since, last_judged, snapshot_regions, take_snapshot
+from pipeline.training.due import due
+from pipeline.training.snapshots import take_snapshot
 from tests.loop import Loop, make_loop
 
 
@@ -28,8 +31,7 @@ def loop(tmp_path: Path) -> Loop:
 
 
 def snapshot(loop: Loop) -> Snapshot:
-    with loop.runtime.sessions.begin() as session:
-        return take_snapshot(session)
+    return take_snapshot(loop.runtime.sessions)
 
 
 def is_due(loop: Loop) -> bool:
@@ -73,9 +75,9 @@ def test_only_what_stands_counts(loop: Loop) -> None:
     loop.accept("train", prompts_only=True)
     taken = snapshot(loop)
     with loop.runtime.sessions() as session:
-        assert len(snapshot_regions(session, taken, "train")) == 1
-        assert len(snapshot_regions(session, taken, "holdout")) == 1
-        assert accepted_since(session, None) == 2
+        assert len(snapshots.regions(session, taken, "train")) == 1
+        assert len(snapshots.regions(session, taken, "holdout")) == 1
+        assert regions.count_accepted(session) == 2
 
 
 def test_the_same_members_give_the_same_snapshot(loop: Loop) -> None:
@@ -92,7 +94,7 @@ def test_a_snapshot_stays_when_its_regions_go(loop: Loop) -> None:
     with loop.runtime.sessions.begin() as session:
         session.query(Region).delete()
     with loop.runtime.sessions() as session:
-        assert len(snapshot_regions(session, taken, "train")) == 2
+        assert len(snapshots.regions(session, taken, "train")) == 2
 
 
 def test_the_same_mask_by_two_annotators_counts_once(loop: Loop) -> None:
@@ -110,7 +112,7 @@ def test_the_same_mask_by_two_annotators_counts_once(loop: Loop) -> None:
             )
         )
     with loop.runtime.sessions() as session:
-        assert len(snapshot_regions(session, snapshot(loop), "train")) == 1
+        assert len(snapshots.regions(session, snapshot(loop), "train")) == 1
 
 
 def test_a_changed_mask_is_another_snapshot(loop: Loop) -> None:
@@ -119,6 +121,23 @@ def test_a_changed_mask_is_another_snapshot(loop: Loop) -> None:
     other = make_loop(loop.runtime.settings.home.parent / "other")
     other.accept("train", np.eye(64, dtype=bool))
     assert snapshot(other).digest != before
+
+
+def test_a_mask_corrected_while_it_is_frozen_belongs_to_its_digest(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop.accept("train")
+    read = regions.with_contents
+
+    def after_a_correction(session: Session) -> list[tuple[Region, regions.Content]]:
+        with loop.runtime.sessions.begin() as another:
+            another.query(Region).one().mask += b" "
+        return read(session)
+
+    monkeypatch.setattr(regions, "with_contents", after_a_correction)
+    taken = snapshot(loop)
+    monkeypatch.undo()
+    assert snapshot(loop).id == taken.id
 
 
 def test_due_by_count(loop: Loop) -> None:
@@ -154,7 +173,7 @@ def test_due_by_the_clock_only_when_something_is_new(loop: Loop) -> None:
     judge(loop, taken)
     with loop.runtime.sessions.begin() as session:
         session.execute(update(Snapshot).values(created_at=long_ago))
-        found = last_judged(session)
+        found = snapshots.last_judged(session)
         assert found is not None
         assert found.id == taken.id
     assert not is_due(loop)

@@ -14,7 +14,7 @@ from model.errors import CheckpointError, DatasetError, MaskloopError
 from model.network.prompts import Prompt
 from pipeline.cli import app as cli
 from pipeline.errors import NotEnoughDataError
-from pipeline.registry import base as registry
+from pipeline.record import schema, versions
 from pipeline.settings import HOME_VARIABLE
 from pipeline.training.text import accepted_pictures
 from tests.loop import Loop, make_loop, tiny_model
@@ -27,6 +27,7 @@ SHORT = ("--steps", "2", "--batch", "2")
 def loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loop:
     made = make_loop(tmp_path, redis_url="redis://127.0.0.1:1/0")
     settings = made.runtime.settings
+    schema.upgrade(settings)
     monkeypatch.setenv(HOME_VARIABLE, str(settings.home))
     monkeypatch.setenv("MASKLOOP_MODEL", settings.model.model_dump_json())
     return made
@@ -54,8 +55,8 @@ def test_a_folder_with_names_becomes_a_version_that_knows_words(loop: Loop, tmp_
     assert answer.mask().shape == (64, 64)
     added = json.loads(run("models", "add", out, "--json"))
     with loop.runtime.sessions() as session:
-        version = registry.find(session, added["name"])
-    again = registry.load_version(version, loop.runtime.store, loop.runtime.settings)
+        version = versions.find(session, added["name"])
+    again = loop.runtime.registry.load(version)
     assert again.config.text_tower == "small"
     # The next training goes on with the words of that version.
     told = run("train", "text", data, "--base", added["name"], "--out", out, *SHORT)

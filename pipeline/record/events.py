@@ -1,0 +1,58 @@
+"""Rows of webhook deliveries: written before they are answered, handled later."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, sessionmaker
+
+from pipeline.errors import UnknownRecordError
+from pipeline.record.tables import Event, now
+
+
+def keep(sessions: sessionmaker[Session], event: Event) -> tuple[Event, bool]:
+    """Write a delivery in its own transaction.
+
+    Returns:
+        The row, and whether it is new; the same delivery sent twice is one row.
+    """
+    key = event.key
+    try:
+        with sessions.begin() as session:
+            session.add(event)
+        return event, True
+    except IntegrityError:  # It arrived before.
+        with sessions() as session:
+            return session.scalars(select(Event).where(Event.key == key)).one(), False
+
+
+def get(session: Session, event_id: int) -> Event:
+    """The event with this id.
+
+    Raises:
+        UnknownRecordError: there is none.
+    """
+    event = session.get(Event, event_id)
+    if event is None:
+        raise UnknownRecordError(f"There is no event {event_id}; it needs no handling.")
+    return event
+
+
+def overdue(session: Session, moment: datetime) -> list[int]:
+    """Ids of the unfinished events that were received before ``moment``, oldest first."""
+    statement = select(Event.id).where(Event.done_at.is_(None), Event.received_at < moment)
+    return list(session.scalars(statement.order_by(Event.id)))
+
+
+def close(session: Session, event_id: int, problem: str | None, *, done: bool) -> None:
+    """Note the result of an event; an event that is not done stays open and is tried again."""
+    event = session.get_one(Event, event_id)
+    event.problem = problem
+    event.done_at = now() if done else None
+
+
+def count_open(session: Session) -> int:
+    """How many events are unfinished."""
+    return session.scalar(select(func.count(Event.id)).where(Event.done_at.is_(None))) or 0
