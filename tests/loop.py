@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 from PIL import Image as Picture
 
@@ -18,10 +19,11 @@ from model.network.config import SegNextConfig
 from model.network.segnext import SegNext
 from pipeline.images.catalog import task_row
 from pipeline.masks.ops import to_png
+from pipeline.record import schema
 from pipeline.record.tables import Annotation, Image, Region
 from pipeline.record.tables.image import Split
 from pipeline.runtime import Runtime
-from pipeline.settings import Settings
+from pipeline.settings import HOME_VARIABLE, Settings
 
 TINY = SegNextConfig(
     encoder="mobilenetv2",
@@ -61,6 +63,18 @@ def tiny_settings(folder: Path, **changes: Any) -> Settings:
         "finetune": finetune | changes.pop("finetune", {}),
     }
     return Settings(**values, **changes)
+
+
+def command_loop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Loop:
+    """A loop without Redis whose settings the ``maskloop`` command reads from the environment."""
+    made = make_loop(folder, redis_url="redis://127.0.0.1:1/0")
+    settings = made.runtime.settings
+    schema.upgrade(settings)
+    monkeypatch.setenv(HOME_VARIABLE, str(settings.home))
+    monkeypatch.setenv("MASKLOOP_REDIS_URL", settings.redis_url)
+    monkeypatch.setenv("MASKLOOP_MODEL", settings.model.model_dump_json())
+    monkeypatch.setenv("MASKLOOP_FINETUNE", settings.finetune.model_dump_json())
+    return made
 
 
 def disk_picture(seed: int, size: int = 64) -> tuple[bytes, npt.NDArray[np.bool_]]:

@@ -94,7 +94,7 @@ def sessions(settings: Settings) -> Iterator[sessionmaker[Session]]:
     schema.upgrade(settings)
     made = sessions_on(make_engine(settings))
     yield made
-    made.kw["bind"].dispose()
+    made().get_bind().dispose()
 
 
 def test_the_schema_matches_the_models_and_goes_back(settings: Settings) -> None:

@@ -245,7 +245,7 @@ def test_a_webhook_reaches_the_log(
         time.sleep(0.1)
         with sessions() as database:
             kept = list(database.scalars(select(Event).where(Event.action == action)))
-    sessions.kw["bind"].dispose()
+    sessions().get_bind().dispose()
 
     assert [event.payload["annotation"]["id"] for event in kept] == [number]
 

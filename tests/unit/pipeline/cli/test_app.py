@@ -13,10 +13,9 @@ from PIL import Image
 from model.evaluation.simulation import START_KINDS
 from pipeline.cli import app as cli
 from pipeline.cli.measure import FirstPrompt
-from pipeline.record import schema, versions
+from pipeline.record import versions
 from pipeline.record.tables import Embedding
-from pipeline.settings import HOME_VARIABLE
-from tests.loop import Loop, disk_picture, make_loop
+from tests.loop import Loop, command_loop, disk_picture
 from tests.parity.plain import Shape, checkpoint
 
 
@@ -32,14 +31,7 @@ class Ran:
 
 @pytest.fixture
 def loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loop:
-    made = make_loop(tmp_path, redis_url="redis://127.0.0.1:1/0")
-    settings = made.runtime.settings
-    schema.upgrade(settings)
-    monkeypatch.setenv(HOME_VARIABLE, str(settings.home))
-    monkeypatch.setenv("MASKLOOP_REDIS_URL", settings.redis_url)
-    monkeypatch.setenv("MASKLOOP_MODEL", settings.model.model_dump_json())
-    monkeypatch.setenv("MASKLOOP_FINETUNE", settings.finetune.model_dump_json())
-    return made
+    return command_loop(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -9,19 +9,12 @@ from typer.testing import CliRunner
 
 from model.errors import CheckpointError, ExportError
 from pipeline.cli import models as cli_models
-from pipeline.record import schema
-from pipeline.settings import HOME_VARIABLE
-from tests.loop import base_checkpoint, make_loop
+from tests.loop import base_checkpoint, command_loop
 
 
 @pytest.fixture
 def loop(tmp_path, monkeypatch):
-    made = make_loop(tmp_path, redis_url="redis://127.0.0.1:1/0")
-    settings = made.runtime.settings
-    schema.upgrade(settings)
-    monkeypatch.setenv(HOME_VARIABLE, str(settings.home))
-    monkeypatch.setenv("MASKLOOP_MODEL", settings.model.model_dump_json())
-    return made
+    return command_loop(tmp_path, monkeypatch)
 
 
 def run(*arguments):

@@ -44,7 +44,8 @@ REPOSITORY = Path(__file__).resolve().parents[4]
 def case_of(settings: Settings, **known: Any) -> Case:
     """A case of project 7 that holds what Label Studio would have said."""
     made = Case(lambda: settings, 7)
-    made.__dict__.update(known)
+    for name, value in known.items():
+        setattr(made, name, value)
     return made
 
 
@@ -272,7 +273,7 @@ def test_a_personal_token_that_ends_soon_is_told(settings: Settings) -> None:
             return {"email": "a@b.c"}
 
     case = case_of(settings)
-    case.runtime.__dict__["label_studio"] = Account()
+    case.runtime.label_studio = Account()
     state, said = look(doctor_label_studio.token, case)
     assert state == "advice"
     assert f"expires on {Account.token_expires:%d %B %Y}; make a new one" in said
@@ -427,8 +428,8 @@ class Tasks:
 
 def clicks_case(settings: Settings, client: Tasks) -> Case:
     case = config_case(settings)
-    case.__dict__["backends"] = [backend_row()]
-    case.runtime.__dict__["label_studio"] = client
+    case.backends = [backend_row()]
+    case.runtime.label_studio = client
     return case
 
 
@@ -494,7 +495,7 @@ def test_images_that_wait_or_cannot_be_used_and_missing_ticks_are_told(settings:
         "1 of 1 images cannot be used; that of task 41: The file is gone; upload it again."
     )
     assert look(doctor_clicks.ticks, case)[0] == "ok"
-    sessions.kw["bind"].dispose()
+    sessions().get_bind().dispose()
     case.close()
 
 

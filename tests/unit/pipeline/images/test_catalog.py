@@ -217,7 +217,7 @@ def test_threads_share_a_download_which_holds_no_connection(
     sessions: sessionmaker[Session], store: Store, settings: Settings
 ) -> None:
     tasks = [new_task(sessions, "/data/a", number) for number in range(1, 6)]
-    pool = sessions.kw["bind"].pool
+    pool = sessions().get_bind().pool
     all_wait, held = threading.Semaphore(0), []
 
     def meanwhile() -> None:

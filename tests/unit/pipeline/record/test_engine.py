@@ -170,7 +170,7 @@ def test_a_killed_writer_leaves_a_sound_database(
 def test_a_fork_does_not_share_connections(sessions: sessionmaker[Session]) -> None:
     with sessions.begin() as session:
         session.add(event("parent"))
-    engine = sessions.kw["bind"]
+    engine = sessions().get_bind()
     assert engine.pool.checkedin() == 1
     child = os.fork()
     if child == 0:

@@ -37,7 +37,7 @@ def sessions(settings: Settings) -> Iterator[sessionmaker[Session]]:
     schema.upgrade(settings)
     made = sessions_on(make_engine(settings))
     yield made
-    made.kw["bind"].dispose()
+    made().get_bind().dispose()
 
 
 def event(key: str) -> Event:
@@ -269,7 +269,7 @@ def checksums(settings: Settings) -> list[tuple[bytes, str]]:
     with sessions() as session:
         rows = session.execute(select(Region.mask, Region.mask_sha256).order_by(Region.id))
         found = [(row[0], row[1]) for row in rows]
-    sessions.kw["bind"].dispose()
+    sessions().get_bind().dispose()
     return found
 
 

@@ -60,7 +60,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
     schema.upgrade(Settings(home=tmp_path))
     sessions = sessions_on(make_engine(Settings(home=tmp_path)))
     yield Project(sessions)
-    sessions.kw["bind"].dispose()
+    sessions().get_bind().dispose()
 
 
 def test_without_a_round_tasks_come_by_their_number(project: Project) -> None:

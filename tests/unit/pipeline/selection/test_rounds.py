@@ -211,7 +211,7 @@ def test_an_image_that_is_lost_does_not_cost_the_round(
     runtime.store.delete(image_key(image))
     for path in (runtime.settings.home / "store" / "embeddings").rglob("*.safetensors"):
         path.unlink()
-    del runtime.__dict__["embeddings"]  # a new process: nothing in memory
+    del runtime.embeddings  # a new process: nothing in memory
     made = run(loop, model, size=5)
     assert len(items(loop, made)) == 5
     assert "is not probed" in caplog.text

@@ -215,7 +215,7 @@ def test_a_mask_is_not_put_on_the_image_of_an_address_that_changed(record: Recor
 
 
 def test_no_connection_is_held_while_the_image_is_fetched(record: Record) -> None:
-    pool = record.sessions.kw["bind"].pool
+    pool = record.sessions().get_bind().pool
     held = []
     record.files.meanwhile = lambda: held.append(pool.checkedout())
     assert record.apply(annotation(brush("a"))).changed

@@ -14,10 +14,9 @@ from model.errors import CheckpointError, DatasetError, MaskloopError
 from model.network.prompts import Prompt
 from pipeline.cli import app as cli
 from pipeline.errors import NotEnoughDataError
-from pipeline.record import schema, versions
-from pipeline.settings import HOME_VARIABLE
+from pipeline.record import versions
 from pipeline.training.text import accepted_pictures
-from tests.loop import Loop, make_loop, tiny_model
+from tests.loop import Loop, command_loop, tiny_model
 from tests.shapes import COLOURS, named_picture, write_named_folder
 
 SHORT = ("--steps", "2", "--batch", "2")
@@ -25,12 +24,7 @@ SHORT = ("--steps", "2", "--batch", "2")
 
 @pytest.fixture
 def loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loop:
-    made = make_loop(tmp_path, redis_url="redis://127.0.0.1:1/0")
-    settings = made.runtime.settings
-    schema.upgrade(settings)
-    monkeypatch.setenv(HOME_VARIABLE, str(settings.home))
-    monkeypatch.setenv("MASKLOOP_MODEL", settings.model.model_dump_json())
-    return made
+    return command_loop(tmp_path, monkeypatch)
 
 
 def run(*arguments: object) -> str:
