@@ -27,7 +27,7 @@ from pipeline.mirror.masks import BoxedMask, MaskFolder
 from pipeline.mirror.records import ImageRecord, read_records
 from pipeline.mirror.schema import open_dataset
 from pipeline.mirror.views import compute_likeness, save_views
-from pipeline.record import images, interactions, rounds
+from pipeline.record import images, interactions
 from pipeline.runtime import Runtime
 from pipeline.settings import Settings
 
@@ -104,10 +104,7 @@ class _Mirror:
         gone = [sample_id for sha256, (sample_id, _) in known.items() if sha256 not in seen]
         self.dataset.delete_samples(gone)
         self._forget_masks()
-        # A round may have been chosen while images were read.
-        with self.sessions() as session:
-            newest = rounds.newest_numbers(session)
-        save_views(self.fiftyone, self.dataset, newest)
+        save_views(self.fiftyone, self.dataset)
         compute_likeness(self.dataset)
         name = self.settings.fiftyone.dataset
         return MirrorReport(name, len(self.dataset), added, updated, len(gone), self.left_out)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -50,22 +49,19 @@ def dress(fiftyone: Any, dataset: Any) -> None:
     dataset.save()
 
 
-def save_views(fiftyone: Any, dataset: Any, rounds: Sequence[tuple[int, int]]) -> None:
-    """Save our views, replacing their older versions.
+def save_views(fiftyone: Any, dataset: Any) -> None:
+    """Save our views where they are missing or were changed.
 
-    Args:
-        rounds: (project, number) of the newest round of each project.
+    A view that is as it should be is left alone. To overwrite one, FiftyOne deletes it and adds it
+    at the end of the list, and an App that opens a view by its link at that moment shows another.
     """
     field = fiftyone.ViewField
-    none = field("ls_project_id") < 0
-    newest = none
-    for project, number in rounds:
-        newest |= (field("ls_project_id") == project) & (field("round") == number)
     accepted = field("n_accepted") > 0
     views = {
         "next_round": (
             "What Label Studio hands out now, in that order",
-            dataset.match(newest & (field("status") == "queued")).sort_by("round_rank"),
+            # Only tasks of a project's newest round are queued.
+            dataset.match(field("status") == "queued").sort_by("round_rank"),
         ),
         "hardest_unlabelled": (
             "Not in a round yet, hardest first",
@@ -83,8 +79,12 @@ def save_views(fiftyone: Any, dataset: Any, rounds: Sequence[tuple[int, int]]) -
             dataset.match(field("split") == "holdout"),
         ),
     }
+    saved = set(dataset.list_saved_views())
     for name, (description, view) in views.items():
-        dataset.save_view(name, view, description=description, overwrite=True)
+        if name not in saved or dataset.load_saved_view(name) != view:
+            dataset.save_view(name, view, description=description, overwrite=True)
+        elif dataset.get_saved_view_info(name)["description"] != description:
+            dataset.update_saved_view_info(name, {"description": description})
 
 
 def compute_likeness(dataset: Any) -> bool:

@@ -19,12 +19,6 @@ def newest(session: Session, project_id: int | None = None) -> Round | None:
     return session.scalars(statement.order_by(Round.id.desc()).limit(1)).first()
 
 
-def newest_numbers(session: Session) -> list[tuple[int, int]]:
-    """(project, number) of the newest round of each project."""
-    statement = select(Round.ls_project_id, func.max(Round.number)).group_by(Round.ls_project_id)
-    return [(project, number) for project, number in session.execute(statement)]
-
-
 def unwritten_since(session: Session, project_id: int, moment: datetime) -> Round | None:
     """The newest round chosen after ``moment``, if Label Studio has not received it."""
     statement = select(Round).where(Round.ls_project_id == project_id, Round.created_at > moment)

@@ -99,6 +99,23 @@ def test_views_and_likeness(world: World) -> None:
     assert nearest.first().id == dataset.first().id
 
 
+def test_a_mirror_leaves_views_alone_that_are_as_they_should_be(world: World) -> None:
+    def documents() -> list[tuple[str, str]]:
+        return [(str(view.id), view.name) for view in dataset_of(world)._doc.saved_views]
+
+    run(world)
+    saved = documents()
+    with world.sessions.begin() as session:
+        accept(session, world.task_ids[4])
+    run(world)
+    assert documents() == saved  # a page that opens a link at this moment finds its own view
+    dataset = dataset_of(world)
+    dataset.save_view("accepted", dataset.limit(1), overwrite=True)
+    run(world)
+    assert len(dataset_of(world).load_saved_view("accepted")) > 1
+    assert sorted(name for _id, name in documents()) == sorted(name for _id, name in saved)
+
+
 def test_a_new_mask_and_a_new_round_are_followed(world: World) -> None:
     run(world)
     ids = dataset_of(world).values("id")
