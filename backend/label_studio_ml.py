@@ -16,10 +16,11 @@ from typing import Any
 
 from backend.answer import answer
 from backend.http.errors import code_of
-from backend.http.webhook import keep_event, send_event
+from backend.http.webhook import keep_event
 from backend.process.metrics import Metrics
 from backend.process.services import Services, open_services
 from model.errors import MaskloopError
+from pipeline.errors import ServiceError
 from pipeline.labelstudio.config import read_label_config
 from pipeline.settings import load_settings
 
@@ -97,7 +98,10 @@ class MaskloopModel(LabelStudioMLBase):  # type: ignore[misc]  # The package has
             services = shared_services()
             event_id = keep_event(services, body)
             if event_id is not None:
-                send_event(services, event_id)
+                try:
+                    services.outbox.send(event_id)  # This process may end at once.
+                except ServiceError as error:
+                    log.error("Event %d waits for reconcile: %s", event_id, error)
 
     def process_event(self, event: str, data: Any, job_id: Any, additional_params: Any) -> None:
         """Called by 1.0.9 for each webhook; the base class would drop those not for training."""

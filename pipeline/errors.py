@@ -43,7 +43,8 @@ class BusyError(ServiceError):
 
 
 class RequestError(MaskloopError):
-    """A request to the backend that is not what Label Studio sends, or too large."""
+    """A request to the backend that is not what Label Studio sends or is too large, or a message to
+    a worker that asks for something impossible."""
 
 
 class NotEnoughDataError(MaskloopError):

@@ -48,13 +48,20 @@ QUEUES = {
     PROMOTE: TRAINING_QUEUE,
 }
 
-CONNECT_SECONDS = 2.0  # The sender is often a web request, which should fail soon and not hang.
+# Time limits of one exchange with Redis. Without them, a Redis that accepts a connection and then
+# says nothing would hold its caller for ever.
+SEND_SECONDS = 1.5  # of a sender, which is often a web request: it should fail soon
+WORKER_SECONDS = 5.0  # of a worker, which waits for messages, a second at a time
 INSPECT_SECONDS = 3.0  # in which workers may answer; a call always waits for all of it
 RESTORE_SECONDS = 10  # between two looks for messages of dead workers
 
 
-def transport_options(settings: Settings) -> dict[str, Any]:
-    """kombu's options for Redis, the same for senders and workers."""
+def transport_options(settings: Settings, *, socket_seconds: float) -> dict[str, Any]:
+    """kombu's options for Redis.
+
+    Args:
+        socket_seconds: time limit of one exchange.
+    """
     return {
         # After this time, the messages of a killed worker are delivered again. A task that runs
         # longer is delivered twice, which is harmless: every task first looks in SQL for what is
@@ -62,7 +69,8 @@ def transport_options(settings: Settings) -> dict[str, Any]:
         "visibility_timeout": settings.workers.visibility_seconds,
         "unacked_restore_interval": min(RESTORE_SECONDS, settings.workers.visibility_seconds),
         "unacked_restore_throttle": 1,
-        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_connect_timeout": SEND_SECONDS,
+        "socket_timeout": socket_seconds,
         "socket_keepalive": True,
     }
 
@@ -83,8 +91,8 @@ class Enqueuer:
         app = Celery("maskloop", set_as_current=False)
         app.conf.update(
             broker_url=self._settings.redis_url,
-            broker_transport_options=transport_options(self._settings),
-            broker_connection_timeout=CONNECT_SECONDS,
+            broker_transport_options=transport_options(self._settings, socket_seconds=SEND_SECONDS),
+            broker_connection_timeout=SEND_SECONDS,
             task_routes=routes(),
             task_serializer="json",
             task_ignore_result=True,
@@ -113,7 +121,9 @@ class Enqueuer:
         names = sorted(set(QUEUES.values()))
         try:
             with Redis.from_url(
-                self._settings.redis_url, socket_connect_timeout=CONNECT_SECONDS
+                self._settings.redis_url,
+                socket_connect_timeout=SEND_SECONDS,
+                socket_timeout=SEND_SECONDS,
             ) as redis:
                 return {name: int(redis.llen(name)) for name in names}
         except (RedisError, ValueError, OSError) as error:

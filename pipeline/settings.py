@@ -1,4 +1,4 @@
-"""Every setting of maskloop, typed and in one place.
+"""Every setting of maskloop, typed and in one place, which is why this is longer than 300 lines.
 
 A value comes from the first of these that has it: environment variables (``MASKLOOP_`` and ``__``
 between levels, as in ``MASKLOOP_LABEL_STUDIO__URL``), ``maskloop.toml`` in the home folder, and the
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -65,6 +65,11 @@ class BackendSettings(Section):
     user: str = Field("maskloop", description="HTTP Basic user that Label Studio must send.")
     password: SecretStr = Field(
         SecretStr(""), description="HTTP Basic password; empty: none is asked for."
+    )
+    max_body_bytes: int = Field(
+        32_000_000,
+        gt=0,
+        description="Largest request read, in bytes; each click brings all drafts of its task.",
     )
     max_reply_bytes: int = Field(4_000_000, gt=0, description="Largest reply sent, in bytes.")
     prefetch: int = Field(
@@ -175,6 +180,15 @@ class FiftyOneSettings(Section):
     dataset: str = Field("maskloop", description="Name of the mirrored dataset.")
     host: str = Field("127.0.0.1", description="Address that the App listens on.")
     port: int = Field(5151, ge=1, le=65535, description="Port that the App listens on.")
+    password: SecretStr = Field(
+        SecretStr(""), description="Password of the App for backend.user; empty: the backend's."
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="Names besides this machine's own by which browsers may call the App."
+    )
+    media_folders: tuple[Path, ...] = Field(
+        (), description="Folders besides maskloop's own whose files the App may hand out."
+    )
 
 
 class Settings(BaseSettings):
@@ -188,6 +202,13 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Lowest level of the messages that are logged."
     )
+    port_offset: int = Field(
+        0,
+        ge=0,
+        le=50_000,
+        description="Added to every port of this machine that a setting names, for a second "
+        "maskloop beside the first.",
+    )
     database_url: str = Field("", description="SQLAlchemy address; empty: SQLite in home.")
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Celery's broker.")
     store_url: str = Field("", description="fsspec address of the store; empty: in home.")
@@ -200,6 +221,14 @@ class Settings(BaseSettings):
     workers: WorkerSettings = WorkerSettings()
     fiftyone: FiftyOneSettings = FiftyOneSettings()
 
+    @model_validator(mode="after")
+    def _move_ports(self) -> Self:
+        if self.port_offset:
+            moved = _moved(self, self.port_offset)
+            for name, value in moved.items():  # The settings are immutable once they are made.
+                object.__setattr__(self, name, value)
+        return self
+
     @property
     def sql_url(self) -> str:
         """Address of the database, with the default filled in."""
@@ -211,6 +240,12 @@ class Settings(BaseSettings):
         urls = self.backend.url, self.label_studio.url
         here = all(map(_is_here, urls))
         return (self.backend.public_url or (self.backend.url if here else "")).rstrip("/")
+
+    @property
+    def fiftyone_login(self) -> tuple[str, str]:
+        """User and password of the FiftyOne App; an empty password means that none is asked for."""
+        password = self.fiftyone.password.get_secret_value()
+        return self.backend.user, password or self.backend.password.get_secret_value()
 
     @property
     def store_address(self) -> str:
@@ -229,6 +264,43 @@ class Settings(BaseSettings):
         home = Path(os.environ.get(HOME_VARIABLE, ".maskloop"))
         toml = TomlConfigSettingsSource(settings_cls, toml_file=home / SETTINGS_FILE)
         return (init_settings, env_settings, toml)
+
+
+def _moved(settings: Settings, offset: int) -> dict[str, Any]:
+    """The settings that name a port of this machine, with all of these ports raised."""
+    label_studio, backend, fiftyone = settings.label_studio, settings.backend, settings.fiftyone
+    return {
+        "redis_url": _raise_port(settings.redis_url, offset),
+        "label_studio": label_studio.model_copy(
+            update={"url": _raise_port(label_studio.url, offset)}
+        ),
+        "backend": backend.model_copy(
+            update={
+                "url": _raise_port(backend.url, offset),
+                "public_url": _raise_port(backend.public_url, offset),
+                "port": backend.port + offset,
+            }
+        ),
+        "fiftyone": fiftyone.model_copy(
+            update={
+                "database_uri": _raise_port(fiftyone.database_uri, offset),
+                "port": fiftyone.port + offset,
+            }
+        ),
+    }
+
+
+def _raise_port(url: str, offset: int) -> str:
+    """``url`` with its port raised; as it is when it names another machine or no port."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return url
+    if port is None or not _is_here(url):
+        return url
+    host = parts.netloc.removesuffix(f":{port}")
+    return parts._replace(netloc=f"{host}:{port + offset}").geturl()
 
 
 def _is_here(url: str) -> bool:

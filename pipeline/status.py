@@ -9,10 +9,11 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from pipeline.errors import ServiceError
-from pipeline.queue import Enqueuer
+from pipeline.queue import QUEUES, Enqueuer
 from pipeline.record import (
     embeddings,
     events,
+    heartbeats,
     images,
     interactions,
     jobs,
@@ -68,6 +69,9 @@ def _read(session: Session, settings: Settings) -> dict[str, Any]:
         "last_decision": _decision(session),
         "round": _round(session),
         "jobs": _jobs(session),
+        "silent": heartbeats.silent(
+            session, set(QUEUES.values()), settings.label_studio.poll_seconds
+        ),
     }
 
 

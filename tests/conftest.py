@@ -14,10 +14,11 @@ from collections import Counter
 
 import pytest
 
-from tests.mongod import mongod_uri
+from tests.services.mongod import mongod_uri
+from tests.services.postgresql import every_database, postgresql
 from tests.transactions import TransactionGuard
 
-__all__ = ["mongod_uri"]  # a fixture of every test
+__all__ = ["every_database", "mongod_uri", "postgresql"]  # fixtures of every test
 
 # Set before torch, fiftyone and the worker are imported by any test module.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

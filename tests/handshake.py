@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
-from tests.services import free_port
+from tests.services.label_studio import free_port
 
 PASSWORD = "backend-password"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
+from pydantic import SecretStr
 from skimage import data as photographs
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -58,7 +59,10 @@ class World:
 def make_world(home: Path, uri: str, dataset: str, *, port: int = 5151) -> World:
     """Twelve images: four accepted (with their clicks), three queued in round 0, the rest pool."""
     settings = Settings(
-        home=home, fiftyone=FiftyOneSettings(database_uri=uri, dataset=dataset, port=port)
+        home=home,
+        fiftyone=FiftyOneSettings(
+            database_uri=uri, dataset=dataset, port=port, password=SecretStr("for the data team")
+        ),
     )
     world = World(Runtime(settings, migrate=True), [])
     images = [

@@ -4,7 +4,7 @@ Start workers with the prefork pool, one child for each queue group::
 
     celery -A workers.app worker -Q events,encode -n encode@%h --concurrency 1
     celery -A workers.app worker -Q training -n training@%h --concurrency 1
-    celery -A workers.app beat --schedule HOME/celerybeat-schedule
+    celery -A workers.app beat --schedule HOME/celery/schedule
 
 There are two workers, so that a long fine-tune never delays an image or a webhook. The pool is
 prefork, not threads or solo, because then only the child imports torch and loads the model. The
@@ -30,7 +30,8 @@ from typing import Any
 from celery import Celery
 from celery.signals import setup_logging
 
-from pipeline.queue import routes, transport_options
+from pipeline.queue import WORKER_SECONDS, routes, transport_options
+from pipeline.record.heartbeats import BEAT_SECONDS
 from pipeline.settings import Settings, load_settings
 from workers.schedule import schedule
 
@@ -39,7 +40,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
     """Celery's settings from ours."""
     return {
         "broker_url": settings.redis_url,
-        "broker_transport_options": transport_options(settings),
+        "broker_transport_options": transport_options(settings, socket_seconds=WORKER_SECONDS),
         "broker_connection_retry_on_startup": True,
         "task_routes": routes(),
         "task_default_queue": "events",
@@ -53,14 +54,19 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_retry_on_worker_lost": True,
         "worker_prefetch_multiplier": 1,
         "worker_send_task_events": False,
+        # A worker waits for Redis as long as it takes, and asks often: the default pause grows to
+        # half a minute, and ends after a hundred tries.
+        "broker_connection_max_retries": None,
         "timezone": "UTC",
         "beat_schedule": schedule(settings),
+        "beat_scheduler": "workers.heartbeats:Scheduler",
+        "beat_max_loop_interval": BEAT_SECONDS,
     }
 
 
 def create_app(settings: Settings | None = None) -> Celery:
     """Create a Celery app. Without ``settings`` it reads them when Celery first needs a value."""
-    app = Celery("maskloop", include=["workers.tasks"])
+    app = Celery("maskloop", include=["workers.tasks", "workers.heartbeats"])
     app.add_defaults(lambda: configuration(settings or load_settings()))
     return app
 

@@ -13,7 +13,7 @@ from celery import current_task
 from celery.signals import worker_process_shutdown
 
 from pipeline import queue
-from pipeline.record import jobs, tasks
+from pipeline.record import heartbeats, jobs, tasks
 from pipeline.runtime import Runtime
 from pipeline.settings import load_settings
 from workers.retrying import Result, loop_task
@@ -51,6 +51,9 @@ def reconcile() -> Result:
     from pipeline.sync.reconcile import reconcile
 
     report = reconcile(runtime(), runtime().project())
+    with runtime().sessions.begin() as session:
+        heartbeats.note(session, heartbeats.RECONCILE)
+        heartbeats.forget_lost(session)
     return {**asdict(report), "encoding": _send_waiting()}
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import time
 
+from sqlalchemy.exc import DBAPIError
+
 from backend.click.decoding import Decoder
 from backend.click.history import History
 from backend.click.notice import (
     FOREIGN,
     NO_DRAWING,
+    NOT_LOGGED,
     NOT_SAVED,
     NOTHING_FOUND,
     NOTHING_TO_TAKE,
@@ -110,9 +113,11 @@ def _answer(
     limit = services.settings.backend.max_reply_bytes
     shaped = shape_reply(prediction.mask(), meant.all_marks, limit)
     _count(services, meant, shaped)
-    _log(services, scene, meant, prediction, shaped, time.perf_counter() - began)
+    logged = _log(services, scene, meant, prediction, shaped, time.perf_counter() - began)
     if shaped.empty or shaped.smoothed:
         notice = NOTHING_FOUND if shaped.empty else SMOOTHED
+    if not logged:
+        notice = NOT_LOGGED
     shown = None if shaped.empty else shaped.coded
     rotation = gesture.rotation
     return _prediction(services, scene, meant.region, shown, prediction.score, rotation), notice
@@ -125,7 +130,11 @@ def _log(
     prediction: Prediction,
     shaped: ShapedMask,
     seconds: float,
-) -> None:
+) -> bool:
+    """Write the reply to the log; returns whether the database took it.
+
+    A full disc must not take the mask away from the annotator, who can go on without the log.
+    """
     prompts = [mark.to_json(carried=True) for mark in meant.region.carried]
     prompts += [mark.to_json() for mark in meant.marks]
     row = Interaction(
@@ -140,8 +149,14 @@ def _log(
         score=0.0 if shaped.empty else prediction.score,
         milliseconds=1000 * seconds,
     )
-    with services.runtime.sessions.begin() as session:
-        session.add(row)
+    try:
+        with services.runtime.sessions.begin() as session:
+            session.add(row)
+    except DBAPIError as error:
+        services.metrics.unlogged.inc()
+        log.error("A click is answered but not logged: %s", error.orig)
+        return False
+    return True
 
 
 def _send_again(

@@ -22,6 +22,10 @@ NOT_SAVED = "Label Studio had not saved your drawing yet; click again to have it
 NO_DRAWING = "There is no new drawing to read, so only the click counted."
 FOREIGN = "This label only takes away from a mask; click the object with its own label first."
 NOTHING_TO_TAKE = "There is no mask to take away from; click the object itself first."
+NOT_LOGGED = (
+    "The mask is right, but the click could not be written to the log, because the database or its "
+    "disc does not take it; tell whoever runs maskloop."
+)
 SMOOTHED = "The mask was too ragged to be shown whole, so it was smoothed."
 
 

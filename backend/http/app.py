@@ -9,37 +9,37 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy.exc import SQLAlchemyError
 
 from backend.answer import answer
 from backend.click.reply import to_json
 from backend.http import status_page
 from backend.http.auth import BasicAuth
 from backend.http.errors import answer_errors
-from backend.http.webhook import keep_event, send_event
+from backend.http.webhook import keep_event
 from backend.process.metrics import Metrics
 from backend.process.services import Services, open_services
 from pipeline.errors import RequestError
 from pipeline.labelstudio.config import read_label_config
-from pipeline.record import versions
-from pipeline.record.engine import ping
+from pipeline.queue import QUEUES
+from pipeline.record import heartbeats, versions
 from pipeline.record.tables import now
 from pipeline.settings import Settings, load_settings
 from pipeline.status import status
+from pipeline.storage.disc import least_room
 
-MAX_BODY_BYTES = 256_000_000  # Label Studio resends all drafts with every click
 THREADS = 16  # that answer clicks in each process; most of them wait for an encode or a download
+WEBHOOK_THREADS = 8  # that keep webhooks, so that no click waits for them and they for no click
 NOTICE_THREADS = 2  # that answer the labelling pages' requests for a notice
-
-T = TypeVar("T")
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -60,6 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         with open_services(settings, metrics) as services:
             app.state.services = services
             app.state.clicks = CapacityLimiter(THREADS)
+            app.state.webhooks = CapacityLimiter(WEBHOOK_THREADS)
             yield
 
     app = FastAPI(title="maskloop", lifespan=lifespan, openapi_url=None)
@@ -108,23 +109,25 @@ def _routes() -> APIRouter:
 
     @router.post("/predict")
     async def predict(request: Request) -> Response:
-        body = await _json(request)
-        content = await _in_thread(request, partial(_answer, _services(request), body))
+        clicks = request.app.state.clicks
+        body = await _json(request, clicks)
+        work = partial(_answer, _services(request), body)
+        content = await to_thread.run_sync(work, limiter=clicks)
         return Response(content, media_type="application/json")
 
     @router.post("/webhook", status_code=201)
-    async def webhook(request: Request, after: BackgroundTasks) -> dict[str, str]:
-        services = _services(request)
-        body = await _json(request)
-        event_id = await to_thread.run_sync(keep_event, services, body)
+    async def webhook(request: Request) -> dict[str, str]:
+        services, webhooks = _services(request), request.app.state.webhooks
+        body = await _json(request, webhooks)
+        event_id = await to_thread.run_sync(keep_event, services, body, limiter=webhooks)
         if event_id is not None:
-            after.add_task(send_event, services, event_id)
+            services.outbox.put(event_id)
         return {"status": "kept" if event_id is not None else "nothing to do"}
 
     @router.post("/setup")
     async def setup(request: Request) -> dict[str, str]:
         """Label Studio calls this often and expects an answer within 3 s, so it changes nothing."""
-        body = await _json(request)
+        body = await _json(request, request.app.state.webhooks)
         read_label_config(str(body.get("schema") or "") if isinstance(body, dict) else "")
         version, _ = await to_thread.run_sync(_services(request).runtime.serving.current)
         return {"model_version": version.name}
@@ -136,14 +139,16 @@ def _routes() -> APIRouter:
 
     @router.get("/metrics")
     async def metrics(request: Request) -> Response:
-        content = generate_latest(_services(request).metrics.registry)
+        content = await to_thread.run_sync(_metrics, _services(request))
         return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     @router.get("/ready")
     async def ready(request: Request) -> JSONResponse:
-        """Say that a click would be answered: the database answers, and a model is loaded."""
-        version = await to_thread.run_sync(_ready, _services(request))
-        return JSONResponse({"status": "READY", "model_version": version})
+        """Say that a click would be answered and logged: the database answers, a model is loaded,
+        and the disc has room. ``silent`` says which other parts of the loop give no sign of life.
+        """
+        report = await to_thread.run_sync(_ready, _services(request))
+        return JSONResponse(report, status_code=503 if "error" in report else 200)
 
     return router
 
@@ -176,13 +181,27 @@ def _versions(services: Services) -> list[str]:
     return [version.name for version in sorted(served, key=lambda v: v.status != "serving")]
 
 
-def _ready(services: Services) -> str:
+def _ready(services: Services) -> dict[str, Any]:
+    settings = services.settings
     with services.runtime.sessions() as session:
-        ping(session)
+        silent = heartbeats.silent(
+            session, set(QUEUES.values()), settings.label_studio.poll_seconds
+        )
     version, _ = services.runtime.serving.current()
     services.metrics.serving.clear()
     services.metrics.serving.labels(version=version.name).set(1)
-    return version.name
+    report = {"status": "READY", "model_version": version.name, "silent": silent}
+    if (room := least_room(settings)).full:
+        sentence = f"The disc under {room.folder} is full; make room, or move the store."
+        return {**report, "status": "DISC FULL", "error": sentence}
+    return report
+
+
+def _metrics(services: Services) -> bytes:
+    # The other metrics matter most when the database is away.
+    with suppress(SQLAlchemyError), services.runtime.sessions() as session:
+        services.metrics.note_silence(heartbeats.ages(session))
+    return generate_latest(services.metrics.registry)
 
 
 def _services(request: Request) -> Services:
@@ -190,27 +209,27 @@ def _services(request: Request) -> Services:
     return services
 
 
-async def _in_thread(request: Request, work: Callable[[], T]) -> T:
-    """Run work on the threads for clicks, so that slow images do not block webhooks."""
-    return await to_thread.run_sync(work, limiter=request.app.state.clicks)
+async def _json(request: Request, limiter: CapacityLimiter) -> Any:
+    """The request's JSON, parsed on the limited threads.
 
-
-async def _json(request: Request) -> Any:
-    """The request's JSON. Raises RequestError when the body is not JSON or is too large."""
+    Raises:
+        RequestError: the body is not JSON or is too large.
+    """
+    limit = _services(request).settings.backend.max_body_bytes
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size > MAX_BODY_BYTES:
+        if size > limit:
             raise RequestError("The request is too large; submit the annotation and go on.")
         chunks.append(chunk)
     try:
-        return await to_thread.run_sync(_parse, b"".join(chunks))
+        return await to_thread.run_sync(_parse, chunks, limiter=limiter)
     except (ValueError, RecursionError):
         raise RequestError("The request is not JSON; send what Label Studio sends.") from None
 
 
-def _parse(body: bytes) -> Any:
-    return json.loads(body, parse_constant=_refuse)
+def _parse(chunks: list[bytes]) -> Any:
+    return json.loads(b"".join(chunks), parse_constant=_refuse)
 
 
 def _refuse(constant: str) -> None:

@@ -6,25 +6,19 @@ depend on Redis. When a message cannot be sent nothing is lost, because reconcil
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from typing import Any
 
+from backend.process.outbox import TRAINING
 from backend.process.services import Services
-from backend.request.question import is_storable
-from pipeline.errors import RequestError, ServiceError
+from pipeline.errors import RequestError
 from pipeline.labelstudio.connect import WEBHOOK_ACTIONS
-from pipeline.queue import FINETUNE, HANDLE_EVENT
 from pipeline.record import events
 from pipeline.record.tables import Event, now
+from pipeline.record.tables.base import key
 
-log = logging.getLogger(__name__)
-
-TRAINING = "START_TRAINING"
 ACTIONS = (*WEBHOOK_ACTIONS, TRAINING)
-LONGEST_KEY = 200  # characters; longer keys are replaced by a hash
 PROJECT_FIELDS = ("id", "title", "label_config")  # The others are the same in every webhook.
 
 
@@ -46,23 +40,6 @@ def keep_event(services: Services, body: Any) -> int | None:
     return None if kept.done_at else kept.id
 
 
-def send_event(services: Services, event_id: int) -> None:
-    """Send a kept event to a worker. If Redis is down, the row waits for reconcile."""
-    runtime = services.runtime
-    with runtime.sessions() as session:
-        event = events.get(session, event_id)
-    try:
-        if event.action == TRAINING:
-            runtime.enqueuer.send(FINETUNE)
-            with runtime.sessions.begin() as session:
-                events.close(session, event_id, None, done=True)
-        else:
-            runtime.enqueuer.send(HANDLE_EVENT, event_id)
-    except ServiceError as error:
-        services.metrics.not_enqueued.inc()
-        log.warning("Webhook %s waits for reconcile: %s", event.key, error)
-
-
 def event_key(body: Mapping[str, Any]) -> str:
     """The key that identifies an event: its action, the objects it is about, and when they changed.
 
@@ -77,10 +54,7 @@ def event_key(body: Mapping[str, Any]) -> str:
         project = body.get("project")
         number = project.get("id") if isinstance(project, Mapping) else None
         return f"{action}:{number}:{now().isoformat(timespec='seconds')}"
-    key = ":".join([action, *filter(None, about)])
-    if len(key) <= LONGEST_KEY and is_storable(key):
-        return key
-    return f"{action}:{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()}"
+    return key(":".join([action, *filter(None, about)]))
 
 
 def _thing(value: Any) -> str:

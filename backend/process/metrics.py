@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 SECONDS = (0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 100)  # buckets of histograms
@@ -61,7 +63,18 @@ class Metrics:
         )
         self.not_enqueued = Counter(
             "maskloop_not_enqueued",
-            "Events kept in SQL whose message could not be sent; reconcile picks them up.",
+            "Tries to send an event's message that failed; it is tried again.",
+            registry=self.registry,
+        )
+        self.silence = Gauge(
+            "maskloop_silence_seconds",
+            "Time since the last sign of life: of the schedule, of each worker, of reconcile.",
+            ("part",),
+            registry=self.registry,
+        )
+        self.unlogged = Counter(
+            "maskloop_unlogged_clicks",
+            "Clicks answered without a row in the log, which the database did not take.",
             registry=self.registry,
         )
         self.serving = Gauge(
@@ -70,3 +83,9 @@ class Metrics:
             ("version",),
             registry=self.registry,
         )
+
+    def note_silence(self, ages: Mapping[str, float]) -> None:
+        """Set the seconds since the last sign of life of each part, by its name."""
+        self.silence.clear()
+        for part, seconds in ages.items():
+            self.silence.labels(part=part).set(seconds)

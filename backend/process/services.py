@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from backend.process.metrics import Metrics
 from backend.process.network import Network
+from backend.process.outbox import Outbox
 from backend.process.page_notice import PageNotice
 from backend.process.region_masks import RegionMasks, SentRegions
 from backend.process.supersede import Latest
@@ -28,6 +29,7 @@ class Services:
     metrics: Metrics
     network: Network
     warming: Warming
+    outbox: Outbox
     page_notice: PageNotice
     latest: Latest = field(default_factory=Latest)
     region_masks: RegionMasks = field(default_factory=RegionMasks)
@@ -51,13 +53,22 @@ def open_services(settings: Settings, metrics: Metrics) -> Iterator[Services]:
     with ExitStack() as stack:
         stack.enter_context(runtime)
         stack.callback(network.close)
+        if not settings.backend.password.get_secret_value():
+            log.warning(
+                "The backend asks for no password: everyone who can reach %s:%d can read and write "
+                "its tasks. Set backend.password and run `maskloop connect`.",
+                settings.backend.host,
+                settings.backend.port,
+            )
         if not runtime.has_token:
             log.warning(
                 "Images are fetched from Label Studio without a token, and no draft can be read; "
                 "set label_studio.token."
             )
-        warming = stack.enter_context(Warming(runtime))  # It is closed before the runtime.
-        services = Services(runtime, metrics, network, warming, PageNotice(runtime))
+        # These are closed before the runtime.
+        warming = stack.enter_context(Warming(runtime))
+        outbox = stack.enter_context(Outbox(runtime, metrics))
+        services = Services(runtime, metrics, network, warming, outbox, PageNotice(runtime))
         # Create these now, so that the first threads do not create them at the same time.
         _ = runtime.catalog, runtime.embeddings, runtime.enqueuer
         if runtime.has_token:

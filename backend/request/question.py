@@ -19,6 +19,7 @@ from model.network.prompts import MAX_TEXT
 from pipeline.errors import RequestError, UnknownRecordError
 from pipeline.labelstudio.config import LabelConfig, read_label_config
 from pipeline.labelstudio.numbers import number, percent
+from pipeline.record.tables.base import is_storable
 
 MAX_MARKS = 1000
 MAX_TASKS = 10_000
@@ -108,14 +109,6 @@ def read_question(body: Any) -> Question:
         asked=asked,
         gesture=_gesture(context["result"]) if asked and context is not None else None,
     )
-
-
-def is_storable(text: str) -> bool:
-    """Whether every database accepts a text: JSON may hold half a character, or NUL."""
-    try:
-        return b"\0" not in text.encode()
-    except UnicodeEncodeError:
-        return False
 
 
 def _project(body: Mapping[str, Any], tasks: list[Any]) -> int:

@@ -42,6 +42,7 @@ CHECKS = (
     Check("disc", doctor_machine.disc, ("settings",)),
     Check("Redis", doctor_machine.redis, ("settings",)),
     Check("workers", doctor_machine.workers, ("Redis",)),
+    Check("schedule", doctor_machine.schedule, ("database",)),
     Check("mongod", doctor_machine.mongod, ("settings",)),
     Check("backend", doctor_machine.backend, ("settings",)),
     Check("Label Studio", doctor_label_studio.reachable, ("settings",)),

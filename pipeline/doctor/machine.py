@@ -6,8 +6,6 @@ Each docstring of a check says what is true when the check is passed.
 from __future__ import annotations
 
 import os
-import shutil
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,8 +13,10 @@ import httpx
 from pipeline.doctor.case import Answer, Case, advice, ok, problem
 from pipeline.mirror.mongod import ping_mongod
 from pipeline.queue import QUEUES
+from pipeline.record import heartbeats
 from pipeline.record.schema import read_schema
 from pipeline.settings import SETTINGS_FILE
+from pipeline.storage.disc import least_room
 
 ROOM = 2_000_000_000  # bytes, for a few hundred embeddings, a fine-tune's weights and the database
 BACKEND_SECONDS = 10  # the first /ready may have to load a promoted model
@@ -60,12 +60,14 @@ def database(case: Case) -> Answer:
 
 def disc(case: Case) -> Answer:
     """The discs of the home folder and of the store have free space."""
-    folders = {case.settings.home.resolve()}
-    if "://" not in case.settings.store_address:
-        folders.add(Path(case.settings.store_address).resolve())
-    least = min((shutil.disk_usage(_existing(folder)).free, folder) for folder in folders)
-    free, folder = f"{least[0] / 1e9:.1f} GB", least[1]
-    if least[0] < ROOM:
+    room = least_room(case.settings)
+    free, folder = f"{room.free / 1e9:.1f} GB", room.folder
+    if room.full:
+        return problem(
+            f"The disc under {folder} is full: clicks are answered but not logged, and nothing "
+            "else is kept; make room, or move the store with store_url."
+        )
+    if room.free < ROOM:
         return problem(
             f"Only {free} are free under {folder}; make room, or move the store with store_url."
         )
@@ -90,6 +92,17 @@ def workers(case: Case) -> Answer:
             f"workers.app worker -Q {','.join(deaf)}`, or everything with `maskloop up`."
         )
     return ok("Every queue has one that takes its messages.")
+
+
+def schedule(case: Case) -> Answer:
+    """The schedule and a worker for each queue gave signs of life a moment ago."""
+    with case.runtime.sessions() as session:
+        silent = heartbeats.silent(
+            session, set(QUEUES.values()), case.settings.label_studio.poll_seconds
+        )
+    if silent:
+        return problem(" ".join(silent))
+    return ok("It runs, and every queue has a worker that is alive.")
 
 
 def mongod(case: Case) -> Answer:
@@ -135,7 +148,13 @@ def backend(case: Case) -> Answer:
             f"The backend at {url} lets anyone in, though backend.password is set; start it again "
             "with these settings."
         )
-    return ok(f"It answers at {url} and serves {_field(friend, 'model_version')}.")
+    serves = f"It answers at {url} and serves {_field(friend, 'model_version')}"
+    if not login[1]:
+        return advice(
+            f"{serves}, but it asks for no password, so everyone who reaches it can use it; set "
+            "backend.password, start it again and run `maskloop connect`."
+        )
+    return ok(f"{serves}.")
 
 
 def _field(response: httpx.Response, name: str) -> str:
@@ -145,8 +164,3 @@ def _field(response: httpx.Response, name: str) -> str:
         body = None
     value = body.get(name) if isinstance(body, dict) else None
     return str(value or "it says no more").rstrip(".")
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest folder above it that exists."""
-    return next(each for each in (folder, *folder.parents) if each.exists())

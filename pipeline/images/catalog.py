@@ -17,10 +17,12 @@ from pipeline.errors import ImageSourceError
 from pipeline.images.decode import decode_image, image_extension
 from pipeline.record import images, tasks
 from pipeline.record.tables import Image, Task
+from pipeline.record.tables.base import is_storable
 from pipeline.record.tables.image import Split
 from pipeline.settings import ImageSettings, Settings
 from pipeline.storage.store import Store
 
+IMAGES = "images"  # the part of the store that holds the bytes of images
 MOST_ADDRESS = 10_000  # characters of an image's address; a signed one has a thousand or two
 LOOK_SECONDS = 0.1  # between two checks whether the image is still needed
 SPLIT_DIGITS = 16  # hexadecimal digits of the hash that decide the split: 64 bits
@@ -160,7 +162,7 @@ def split_of(sha256: str, holdout_share: float) -> Split:
 
 def image_key(image: Image) -> str:
     """The key of the bytes of ``image`` in the store."""
-    return f"images/{image.sha256[:2]}/{image.sha256}.{image.extension}"
+    return f"{IMAGES}/{image.sha256[:2]}/{image.sha256}.{image.extension}"
 
 
 def read_image(store: Store, image: Image, settings: ImageSettings) -> npt.NDArray[np.uint8]:
@@ -177,12 +179,18 @@ def task_row(session: Session, project_id: int, ls_task_id: int, url: str) -> Ta
     """The row of a Label Studio task, made when there is none (``pipeline.record.tasks.put``).
 
     Raises:
-        ImageSourceError: ``url`` has more than ``MOST_ADDRESS`` characters; nothing was written.
+        ImageSourceError: ``url`` has more than ``MOST_ADDRESS`` characters, or one that no database
+            can hold; nothing was written.
     """
     if len(url) > MOST_ADDRESS:
         raise ImageSourceError(
             f"The address of the image of task {ls_task_id} is {len(url):,} characters long; a "
             "task must hold an address, not the picture itself, and data: addresses cannot be used."
+        )
+    if not is_storable(url):
+        raise ImageSourceError(
+            f"The address of the image of task {ls_task_id} holds a character that no address may "
+            "hold; correct it in the task's data."
         )
     return tasks.put(session, project_id, ls_task_id, url)
 

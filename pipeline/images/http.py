@@ -24,6 +24,16 @@ from pipeline.errors import ImageSourceError
 KEEPALIVE_SECONDS = 5.0  # for which an idle connection stays open
 
 
+# Never allowed, not even as private: no picture is there, but clouds keep credentials there.
+NEVER = (
+    ipaddress.ip_network("169.254.0.0/16"),  # link-local
+    ipaddress.ip_network("fe80::/10"),
+    ipaddress.ip_network("fd00:ec2::/32"),  # Amazon's services over IPv6
+    ipaddress.ip_network("192.0.0.0/24"),  # Oracle's services; reserved for protocols
+)
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
+
+
 class GuardedHttp:
     """Sends requests over connections that it keeps open for a while. Threads may share one.
 
@@ -141,20 +151,27 @@ class _Network(httpcore.NetworkBackend):
         """Raises ImageSourceError unless ``host`` may resolve to ``address``."""
         if self._rules.anywhere or host in (address, "localhost"):
             return
-        found = ipaddress.ip_address(address.partition("%")[0])
-        if isinstance(found, ipaddress.IPv6Address):
-            found = found.ipv4_mapped or found
-        # Link-local addresses are never allowed: they hold no pictures, but clouds keep
-        # credentials there.
-        if found.is_global or (
-            self._allow_private and found.is_private and not found.is_link_local
-        ):
+        found = _reached(ipaddress.ip_address(address.partition("%")[0]))
+        never = any(found in network for network in NEVER if network.version == found.version)
+        if not never and (found.is_global or (self._allow_private and found.is_private)):
             return
         raise ImageSourceError(
             f"The host {host} resolves to {found}, an address of a private network; set "
             "images.allow_private if your own network holds images, else remove the host from "
             "images.allowed_hosts."
         )
+
+
+def _reached(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The IPv4 address that an IPv6 address leads to, if it only wraps one; else the address."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    teredo = address.teredo
+    return address.ipv4_mapped or address.sixtofour or (teredo[1] if teredo else address)
 
 
 class _Stream(httpcore.NetworkStream):

@@ -14,19 +14,20 @@ import signal
 import socket
 import sys
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
 from model.errors import MaskloopError
 from pipeline.errors import ServiceError
-from pipeline.mirror.connection import connect_fiftyone
+from pipeline.images.catalog import IMAGES
+from pipeline.mirror.access import App, guard, refuse_file_operators
+from pipeline.mirror.connection import connect_fiftyone, mask_folder
 from pipeline.mirror.schema import open_dataset
 from pipeline.settings import Settings, load_settings
+from pipeline.storage.store import Store
 
 log = logging.getLogger(__name__)
-
-App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 def serve(settings: Settings) -> None:
@@ -50,6 +51,15 @@ def serve(settings: Settings) -> None:
         from hypercorn.asyncio import serve as run
         from hypercorn.config import Config
 
+    app.debug = False  # otherwise a page with an error shows pieces of code and of memory
+    refuse_file_operators()
+    if not settings.fiftyone_login[1]:
+        log.warning(
+            "The FiftyOne App asks for no password: everyone who can reach port %d, every account "
+            "of this machine included, can read and change the data set. Set fiftyone.password.",
+            port,
+        )
+    media = [Store(settings.store_address).local_folder(IMAGES), mask_folder(settings)]
     set_port(port)
     config = Config()
     config.bind = [f"{host}:{port}"]
@@ -73,7 +83,7 @@ def serve(settings: Settings) -> None:
             loop.add_signal_handler(number, stop.set)
         log.info("FiftyOne listens at http://%s:%d.", host, port)
         fronted = _fronted(app, dataset.slug, refresh, show_all)
-        await run(fronted, config, shutdown_trigger=stop.wait)
+        await run(guard(fronted, settings, media), config, shutdown_trigger=stop.wait)
 
     asyncio.run(until_told())
 

@@ -14,13 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ServiceError
-from pipeline.mirror.mongod import ping_mongod
+from pipeline.mirror.mongod import ping_mongod, without_password
 from pipeline.settings import Settings
 
 
 def fiftyone_folder(settings: Settings) -> Path:
     """The folder of all files of FiftyOne on this machine, inside the home folder."""
     return settings.home.resolve() / "fiftyone"
+
+
+def mask_folder(settings: Settings) -> Path:
+    """The folder of the mask files that the mirror writes for FiftyOne."""
+    return fiftyone_folder(settings) / "masks"
 
 
 def fiftyone_environment(settings: Settings) -> dict[str, str]:
@@ -60,9 +65,10 @@ def connect_fiftyone(settings: Settings) -> Any:
         logging.getLogger(database.__name__).setLevel(logging.ERROR)
         connected = fiftyone.config.database_uri
         if connected != settings.fiftyone.database_uri:
+            others = without_password(connected or "")
             raise ServiceError(
-                f"This process already uses FiftyOne with {connected}; start a new one "
-                f"for {settings.fiftyone.database_uri}."
+                f"This process already uses FiftyOne with {others}; start a new one for "
+                f"{without_password(settings.fiftyone.database_uri)}."
             )
         try:
             database.get_db_conn()

@@ -22,7 +22,7 @@ from model.progress import Progress, silent
 from pipeline.images.catalog import image_key
 from pipeline.masks.ops import from_png
 from pipeline.masks.rle import decode
-from pipeline.mirror.connection import connect_fiftyone, fiftyone_folder
+from pipeline.mirror.connection import connect_fiftyone, fiftyone_folder, mask_folder
 from pipeline.mirror.masks import BoxedMask, MaskFolder
 from pipeline.mirror.records import ImageRecord, read_records
 from pipeline.mirror.schema import open_dataset
@@ -69,7 +69,7 @@ class _Mirror:
         self.store = runtime.store
         self.settings = runtime.settings
         self.progress = progress
-        self.masks = MaskFolder(fiftyone_folder(self.settings) / "masks")
+        self.masks = MaskFolder(mask_folder(self.settings))
         self.dataset = open_dataset(fiftyone, self.settings.fiftyone.dataset)
         self.ls_url = self.settings.label_studio.url.rstrip("/")
         self.left_out = 0

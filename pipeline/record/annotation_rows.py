@@ -50,7 +50,7 @@ def remove(session: Session, ls_annotation_ids: Collection[int]) -> int:
         row.seen_at = now()
         session.execute(delete(Region).where(Region.annotation_id == row.id))
     session.flush()
-    for task_id in {row.task_id for row in rows}:
+    for task_id in sorted({row.task_id for row in rows}):  # In one order, or two could deadlock.
         set_status(session, session.get_one(Task, task_id))
     return len(rows)
 
@@ -70,7 +70,13 @@ def remove_tasks(session: Session, tasks: Collection[Task]) -> int:
 
 
 def set_status(session: Session, task: Task) -> None:
-    """Set the status of a task from its annotations; a deleted task stays deleted."""
+    """Set the status of a task from its annotations; a deleted task stays deleted.
+
+    Others that do this for the same task wait until this transaction ends. Otherwise each of two
+    could miss the other's annotation, and the last one to write would be wrong.
+    """
+    session.flush()
+    session.refresh(task, ["status"], with_for_update=True)
     if task.status != "deleted":
         task.status = _status(session, task)
 

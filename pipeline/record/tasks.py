@@ -182,7 +182,9 @@ def queue(session: Session, project_id: int, task_ids: Sequence[int]) -> None:
     """Make these the queued tasks of a project; tasks that were queued return to the pool."""
     left = update(Task).where(Task.ls_project_id == project_id, Task.status == "queued")
     session.execute(left.values(status="pool"))
-    session.execute(update(Task).where(Task.id.in_(task_ids)).values(status="queued"))
+    # The condition is part of the statement: a task that was labelled a moment ago stays so.
+    waiting = Task.id.in_(task_ids), Task.status.in_(WAITING)
+    session.execute(update(Task).where(*waiting).values(status="queued"))
 
 
 def note_hardness(session: Session, hardness: Mapping[int, float]) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from model.errors import MaskloopError
 from model.progress import Progress, silent
-from pipeline.errors import NotEnoughDataError
+from pipeline.errors import NotEnoughDataError, RequestError
 from pipeline.record import embeddings, regions, rounds, tasks
 from pipeline.record.engine import lock
 from pipeline.record.tables import Round, RoundItem
@@ -74,8 +74,11 @@ def make_round(
         The new round, with fewer tasks only when the pool is smaller.
 
     Raises:
+        RequestError: ``size`` is below 1.
         NotEnoughDataError: the project has no unlabelled task with an encoded image.
     """
+    if size is not None and size < 1:
+        raise RequestError(f"A round cannot have {size} tasks; ask for 1 or more.")
     with runtime.sessions.begin() as session:
         rounds.drop_unwritten(session, project_id)
     with runtime.sessions() as session:

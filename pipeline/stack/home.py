@@ -27,6 +27,8 @@ HEADER = "Written by `maskloop up`; change what you like, it only adds what is m
 # Not the usual ports, so that they are free when the machine already runs Redis or MongoDB.
 REDIS_PORT = 6390
 MONGOD_PORT = 27027
+# What maskloop wrote before mongod had a password.
+OLD_MONGOD_ADDRESS = f"mongodb://127.0.0.1:{MONGOD_PORT}"
 
 
 def prepare_home(home: Path) -> Settings:
@@ -126,13 +128,21 @@ def _fill_in(text: str) -> str:
             "token": secrets.token_hex(20),
         },
         "backend": {"password": secrets.token_urlsafe(24)},
-        "fiftyone": {"database_uri": f"mongodb://127.0.0.1:{MONGOD_PORT}"},
+        "fiftyone": {"database_uri": _mongod_address()},
     }
+    fiftyone = _table(document, "fiftyone")
+    if fiftyone.get("database_uri") == OLD_MONGOD_ADDRESS:
+        fiftyone["database_uri"] = _mongod_address()
     for name, values in defaults.items():
         table = _table(document, name)
         for key, value in values.items():
             table.setdefault(key, value)
     return tomlkit.dumps(document)
+
+
+def _mongod_address() -> str:
+    password = secrets.token_urlsafe(24)
+    return f"mongodb://maskloop:{password}@127.0.0.1:{MONGOD_PORT}/?authSource=admin"
 
 
 def _table(document: tomlkit.TOMLDocument, name: str) -> Table:

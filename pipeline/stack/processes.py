@@ -13,9 +13,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,6 +22,7 @@ from typing import Self
 import psutil
 
 from pipeline.errors import ServiceError
+from pipeline.stack.service import Service
 
 MARK_VARIABLE = "MASKLOOP_STACK"
 POLL_SECONDS = 0.2
@@ -30,26 +30,6 @@ KILL_SECONDS = 5.0  # between asking remaining processes to end and killing them
 LOG_TAIL_BYTES = 4000
 
 Listener = Callable[[str], None]  # called with a service's name
-
-
-@dataclass(frozen=True)
-class Service:
-    """How to start one service, and how to check that it is ready.
-
-    ``ready`` is called repeatedly and must return quickly; it returns False until the service is
-    ready.
-    """
-
-    name: str
-    command: Sequence[str]
-    ready: Callable[[], bool]
-    environment: Mapping[str, str] = field(default_factory=dict)
-    inherit: bool = True  # False: it gets only the variables that every program needs
-    foundation: bool = False  # others need it while they stop, so it is stopped after them
-    start_seconds: float = 60
-    stop_seconds: float = 10
-    port: int | None = None
-    port_setting: str = ""
 
 
 class Processes:
@@ -73,10 +53,14 @@ class Processes:
     def start(self, service: Service) -> None:
         """Start a service without waiting for it; its output goes to its log.
 
+        It may have run before. What is left of it is killed first.
+
         Raises:
             ServiceError: its port is taken, or its program cannot be run.
         """
-        require_free_port(service)
+        if service.name in self._running:
+            self.kill(service.name)
+        require_free_ports(service)
         kept = os.environ if service.inherit else _bare_environment()
         environment = {**kept, **service.environment, MARK_VARIABLE: str(self._home)}
         try:
@@ -97,40 +81,68 @@ class Processes:
             ) from error
         self._running[service.name] = (service, process)
 
-    def wait(self, *names: str, listener: Listener | None = None) -> None:
+    def services(self) -> list[Service]:
+        """The services that were started, in the order of their first start."""
+        return [service for service, _process in self._running.values()]
+
+    def wait(self, *names: str, listener: Listener | None = None) -> list[str]:
         """Return when these services are ready.
 
+        Returns:
+            The names of optional services that are not ready and never became so.
+
         Raises:
-            ServiceError: one of them ended, or was not ready after its ``start_seconds``.
+            ServiceError: one of the others ended, or was not ready after its ``start_seconds``.
         """
         begin = time.monotonic()
-        waiting = list(names)
+        waiting, lost = list(names), []
         while waiting:
             self.check()
             for name in list(waiting):
                 service = self._running[name][0]
+                late = time.monotonic() - begin > service.start_seconds
                 if service.ready():
                     waiting.remove(name)
                     if listener:
                         listener(name)
-                elif time.monotonic() - begin > service.start_seconds:
+                elif service.optional and (late or self.death(name) is not None):
+                    waiting.remove(name)
+                    lost.append(name)
+                elif late:
                     raise ServiceError(
                         f"{name} did not become ready in {service.start_seconds:.0f} s; "
                         f"read {self.log(name)} and start again."
                     )
             if waiting:
                 time.sleep(POLL_SECONDS)
+        return lost
 
     def check(self) -> None:
-        """Raise ServiceError when any of the services has ended."""
-        for name, (_service, process) in self._running.items():
-            code = process.poll()
-            if code is not None:
-                how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        """Raise ServiceError when any of the services, but an optional one, has ended."""
+        for name, (service, _process) in self._running.items():
+            if not service.optional and (death := self.death(name)) is not None:
                 raise ServiceError(
-                    f"{name} stopped ({how}{_last_line(self.log(name))}); "
+                    f"{name} stopped ({death}); "
                     f"read {self.log(name)}, then start again: nothing that was saved is lost."
                 )
+
+    def death(self, name: str) -> str | None:
+        """How a service ended, with its last words; None: it runs."""
+        code = self._running[name][1].poll()
+        if code is None:
+            return None
+        how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        return f"{how}{_last_line(self.log(name))}"
+
+    def kill(self, name: str) -> None:
+        """Kill a service and its children at once, even if they are stopped by a signal."""
+        process = self._running[name][1]
+        members = _session_members(process.pid)
+        for member in members:
+            with suppress(psutil.Error):
+                member.kill()
+        psutil.wait_procs(members, timeout=KILL_SECONDS)
+        process.wait()
 
     def log(self, name: str) -> Path:
         """The log file with a service's output."""
@@ -177,21 +189,31 @@ def stop_all(processes: Sequence[psutil.Process]) -> None:
     psutil.wait_procs(alive, timeout=KILL_SECONDS)
 
 
-def require_free_port(service: Service) -> None:
-    """Raise ServiceError when a program already listens on the service's port."""
+def require_free_ports(*services: Service) -> None:
+    """Raise ServiceError when programs already listen on ports of these services; it names all."""
+    conflicts = [fault for service in services if (fault := _conflict(service))]
+    if conflicts:
+        raise ServiceError(
+            f"{' '.join(conflicts)} Stop what uses them, change those settings, or set port_offset "
+            "(such as 100) to move all ports of this maskloop at once."
+        )
+
+
+def _conflict(service: Service) -> str:
+    """A sentence that says who listens on a service's port; empty if the port is free."""
     if service.port is None:
-        return
+        return ""
     with socket.socket() as probe:
         # Servers set this too. With it, a port whose last connections are closing counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", service.port))
-            return
+            return ""
         except OSError:
             holder = _listener_on(service.port)
-    raise ServiceError(
-        f"Port {service.port}, which {service.name} needs, is already in use{holder}; "
-        f"stop that, or change {service.port_setting} in the settings file."
+    return (
+        f"Port {service.port}, which {service.name} needs, is already in use{holder} "
+        f"({service.port_setting})."
     )
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -22,17 +23,18 @@ from pipeline.labelstudio.connect import Template, connect
 from pipeline.queue import MIRROR, SELECT_IF_DUE
 from pipeline.runtime import Runtime
 from pipeline.settings import SETTINGS_FILE, Settings
-from pipeline.stack import services
+from pipeline.stack import foundations, services
 from pipeline.stack.demo import TITLE, make_demo
 from pipeline.stack.home import lock_holder, only_one, prepare_home, remember_project
 from pipeline.stack.processes import (
     MARK_VARIABLE,
     Processes,
-    Service,
     leftovers,
-    require_free_port,
+    require_free_ports,
     stop_all,
 )
+from pipeline.stack.service import Service
+from pipeline.stack.supervisor import Supervisor
 
 WATCH_SECONDS = 0.5
 DOWN_SECONDS = 90
@@ -40,7 +42,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_up(home: Path, console: Console) -> None:
-    """Start everything, stay until interrupted or until a service dies, and stop everything.
+    """Start everything, keep it running until interrupted, and stop everything.
 
     Returns after an interrupt (SIGINT, SIGTERM, SIGHUP). Call it in the main thread.
 
@@ -52,9 +54,10 @@ def run_up(home: Path, console: Console) -> None:
         processes = Processes(settings.home)
         try:
             _start(settings, processes, console)
-            while True:
-                processes.check()
-                time.sleep(WATCH_SECONDS)
+            with Supervisor(processes, partial(_tell, console)) as supervisor:
+                while True:
+                    supervisor.tend()
+                    time.sleep(WATCH_SECONDS)
         except KeyboardInterrupt:
             console.print("Stopping; nothing is lost.")
         finally:
@@ -87,13 +90,12 @@ def run_down(home: Path, console: Console) -> None:
 def _start(settings: Settings, processes: Processes, console: Console) -> None:
     stop_all(leftovers(settings.home))  # from a `maskloop up` that was killed
     bottom = [
-        services.redis_service(settings),
-        services.mongod_service(settings),
-        services.label_studio_service(settings),
+        foundations.redis_service(settings),
+        foundations.mongod_service(settings),
+        foundations.label_studio_service(settings),
     ]
     ours = [services.backend_service(settings), services.fiftyone_service(settings)]
-    for service in (*bottom, *ours):  # all are checked before the first one starts
-        require_free_port(service)
+    require_free_ports(*bottom, *ours)  # all are checked before the first one starts
 
     for service in bottom:
         processes.start(service)
@@ -111,7 +113,11 @@ def _start(settings: Settings, processes: Processes, console: Console) -> None:
         _encode(settings, console)
     # The workers start last: the schedule reads the project when it starts, and until then the
     # encoding has all cores.
-    workers = [services.worker_service(settings), services.trainer_service(settings)]
+    workers = [
+        services.worker_service(settings),
+        services.trainer_service(settings),
+        services.beat_service(settings),
+    ]
     for service in workers:
         processes.start(service)
     _wait(processes, workers, console)
@@ -129,7 +135,17 @@ def _wait(processes: Processes, waited: list[Service], console: Console, remark:
         console.print(f"  {name} is ready", highlight=False)
 
     with console.status(f"Starting {', '.join(names)}{remark}"):
-        processes.wait(*names, listener=tell)
+        lost = processes.wait(*names, listener=tell)
+    for name in lost:
+        _tell(
+            console,
+            f"{name} did not start; labelling goes on without it, and it is tried again. Its log "
+            f"is {processes.log(name)}.",
+        )
+
+
+def _tell(console: Console, sentence: str) -> None:
+    console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _project(settings: Settings, console: Console) -> Settings:
@@ -174,13 +190,15 @@ def _encode(settings: Settings, console: Console) -> None:
 
 def _show_addresses(settings: Settings, console: Console) -> None:
     own, backend, fiftyone = settings.label_studio, settings.backend, settings.fiftyone
+    viewer, password = settings.fiftyone_login
     page = f"{own.url}/projects/{own.project}" if own.project else own.url
     lines = [
         f"  Label Studio  {page}",
         f"                login {own.user}, password {own.password.get_secret_value()}",
         f"  FiftyOne      http://{fiftyone.host}:{fiftyone.port}",
+        f"                login {viewer}, password {password}",
         f"  Backend       {backend.url}",
-        f"                its password, and every setting: {settings.home / SETTINGS_FILE}",
+        f"                the same login; every setting: {settings.home / SETTINGS_FILE}",
     ]
     console.print("\n[bold]maskloop is up.[/bold] Ctrl-C stops it; nothing is lost.")
     # Not wrapped, to keep addresses whole, and not read as markup, to keep passwords unchanged.

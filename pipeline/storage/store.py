@@ -87,7 +87,7 @@ class Store:
                     raise FileNotFoundError(path)
                 return Path(path)
             state = f"{self.address} {key} {self._fs.ukey(path)}"
-            copies = Path(tempfile.gettempdir()) / f"maskloop-store-{os.getuid()}"
+            copies = _copies()
             copies.mkdir(mode=0o700, exist_ok=True)
             if copies.stat().st_uid != os.getuid():
                 raise PermissionError(f"{copies} belongs to another user")
@@ -96,12 +96,20 @@ class Store:
                 write_file(copy, bytes(self._fs.cat_file(path)), private=True)
             return copy
 
+    def local_folder(self, key: str) -> Path:
+        """The folder of this machine in which ``local_path`` finds every key below ``key``."""
+        return Path(self._path(key)) if self._is_local else _copies()
+
     def _path(self, key: str) -> str:
         if not all(_NAME.fullmatch(name) for name in key.split("/")):
             raise StoreError(
                 f"{key[:200]!r} is no key of the store; use plain names joined by '/'."
             )
         return f"{self._root.rstrip('/')}/{key}"
+
+
+def _copies() -> Path:
+    return Path(tempfile.gettempdir()) / f"maskloop-store-{os.getuid()}"
 
 
 @contextmanager

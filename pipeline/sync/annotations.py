@@ -24,6 +24,7 @@ from pipeline.masks.ops import to_png
 from pipeline.record import annotation_rows, interactions, regions
 from pipeline.record.engine import lock
 from pipeline.record.tables import Annotation, Effort, Image, Region, Task, now
+from pipeline.record.tables.base import key
 from pipeline.runtime import Runtime
 from pipeline.sync.effort import effort_of
 
@@ -79,7 +80,7 @@ def submitted_masks(
     masks: dict[str, SubmittedMask] = {}
     problems = []
     for place, region in enumerate(annotation.get("result") or []):
-        region_id = str(region.get("id") or f"#{place}")  # the API allows regions without one
+        region_id = key(str(region.get("id") or f"#{place}"))  # the API allows regions without one
         if config is not None and _asks(region, config):
             continue
         try:

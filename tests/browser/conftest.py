@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, StorageState, ViewportSize, sync_playwright
 
 from tests.browser.page import LabelStudioPage
-from tests.services import LabelStudioServer, label_studio
+from tests.services.label_studio import LabelStudioServer, label_studio
 
 __all__ = ["label_studio"]
 

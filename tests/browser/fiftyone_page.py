@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 from PIL import Image as Pillow
-from playwright.sync_api import Page, TimeoutError, expect
+from playwright.sync_api import HttpCredentials, Page, TimeoutError, expect
 
 from pipeline.settings import Settings
 
@@ -29,6 +29,12 @@ def visit(page: Page, settings: Settings, path: str = "") -> None:
                 raise
     if dismiss.is_visible():  # an advertisement that catches every click
         dismiss.click()
+
+
+def login_of(settings: Settings) -> HttpCredentials:
+    """The login of the App, as a browser gives it."""
+    user, password = settings.fiftyone_login
+    return {"username": user, "password": password}
 
 
 def green_share(page: Page) -> float:

@@ -32,7 +32,7 @@ from pipeline.settings import LabelStudioSettings, Settings
 from pipeline.sync.reconcile import reconcile
 from tests.annotator import Annotator
 from tests.editor import backend, settings_for
-from tests.services import LabelStudioServer
+from tests.services.label_studio import LabelStudioServer
 
 START_SECONDS = 120
 PASSWORD = "backend-password"

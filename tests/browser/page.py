@@ -10,7 +10,7 @@ from typing import Any
 
 from playwright.sync_api import Error, Locator, Page, Response, expect
 
-from tests.services import LabelStudioServer
+from tests.services.label_studio import LabelStudioServer
 
 LOAD_MS = 60_000  # the first page of a server that just started, on a busy machine
 PRESS_MS = 3_000

@@ -47,11 +47,11 @@ from pipeline.settings import Settings
 from pipeline.stack.home import prepare_home
 from pipeline.stack.processes import leftovers
 from tests.annotator import Annotator
-from tests.browser.fiftyone_page import PATIENCE, samples, visit, wait_for_green
+from tests.browser.fiftyone_page import PATIENCE, login_of, samples, visit, wait_for_green
 from tests.browser.page import LabelStudioPage, masks_in
-from tests.services import LabelStudioServer
+from tests.services.label_studio import LabelStudioServer
+from tests.services.stack import FIRST_START_SECONDS, Stack, made_stack
 from tests.shapes import shape_picture
-from tests.stack import FIRST_START_SECONDS, Stack, made_stack
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -183,8 +183,10 @@ def annotator(browser: Browser, loop: Loop) -> Iterator[LabelStudioPage]:
 
 
 @pytest.fixture(scope="module")
-def team(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1400, "height": 900})
+def team(browser: Browser, loop: Loop) -> Iterator[Page]:
+    context = browser.new_context(
+        viewport={"width": 1400, "height": 900}, http_credentials=login_of(loop.settings)
+    )
     context.set_default_timeout(PATIENCE)
     yield context.new_page()
     context.close()

@@ -31,7 +31,7 @@ from tests.browser.labelling import (
     two_objects,
 )
 from tests.browser.page import LabelStudioPage, masks_in
-from tests.services import LabelStudioServer
+from tests.services.label_studio import LabelStudioServer
 from tests.shapes import named_picture
 from tests.words import HELD, SIDE, teach
 

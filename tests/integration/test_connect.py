@@ -17,7 +17,7 @@ from pipeline.labelstudio.template import Output, default_label_config
 from pipeline.settings import BackendSettings, LabelStudioSettings, Settings
 from tests.annotator import Annotator
 from tests.handshake import PASSWORD, Handshake
-from tests.services import (
+from tests.services.label_studio import (
     LabelStudioServer,
     free_port,
     label_studio,

@@ -32,14 +32,14 @@ from pipeline.record.tables import Interaction
 from pipeline.settings import Settings
 from tests.annotator import Annotator, local_file_url
 from tests.loop import Loop, disk_picture, make_loop
-from tests.services import (
+from tests.services.label_studio import (
     WARM_START_SECONDS,
     LabelStudioProcess,
     free_port,
     start_label_studio,
 )
-from tests.services_redis import RedisServer, redis_server
-from tests.worker import PATIENCE, Worker, environment
+from tests.services.redis import RedisServer, redis_server
+from tests.services.worker import PATIENCE, Worker, environment
 
 __all__ = ["redis_server"]
 

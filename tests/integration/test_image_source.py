@@ -21,7 +21,7 @@ from pipeline.precompute.encode import encode_project
 from pipeline.settings import ImageSettings, LabelStudioSettings, Settings
 from tests.annotator import Annotator
 from tests.loop import make_loop
-from tests.services import LabelStudioServer, label_studio
+from tests.services.label_studio import LabelStudioServer, label_studio
 
 __all__ = ["label_studio"]
 

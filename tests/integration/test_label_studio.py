@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from pipeline.errors import LabelStudioError, SettingsError
 from pipeline.settings import LabelStudioSettings
 from tests.annotator import Annotator
-from tests.services import LabelStudioServer, free_port, label_studio
+from tests.services.label_studio import LabelStudioServer, free_port, label_studio
 
 __all__ = ["label_studio"]
 

@@ -23,9 +23,9 @@ from pipeline.runtime import Runtime
 from pipeline.settings import LabelStudioSettings
 from tests.annotator import Annotator
 from tests.loop import Loop, disk_picture, tiny_settings
-from tests.services import LabelStudioServer, label_studio
-from tests.services_redis import RedisServer, redis, redis_server
-from tests.worker import Worker, wait_until
+from tests.services.label_studio import LabelStudioServer, label_studio
+from tests.services.redis import RedisServer, redis, redis_server
+from tests.services.worker import Worker, wait_until
 
 __all__ = ["label_studio", "redis", "redis_server"]  # fixtures
 

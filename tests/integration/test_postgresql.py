@@ -2,91 +2,44 @@
 
 from __future__ import annotations
 
-import glob
-import os
-import pwd
-import shutil
+import io
 import socket
-import subprocess
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
 
+import numpy as np
 import pytest
 from alembic import command
+from PIL import Image as Pillow
 from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
 from pipeline.errors import DatabaseError
 from pipeline.images.catalog import task_row
-from pipeline.record import schema
+from pipeline.labelstudio.regions import brush_region
+from pipeline.masks.coded import CodedMask
+from pipeline.record import annotation_rows, schema, tasks
 from pipeline.record.engine import lock, make_engine, sessions_on
 from pipeline.record.migrations.runner import alembic_config
-from pipeline.record.tables import Base, Event, ModelVersion, Task
+from pipeline.record.tables import Annotation, Base, Event, ModelVersion, Region, Task, now
+from pipeline.record.tables.base import key, words
+from pipeline.runtime import Runtime
 from pipeline.settings import Settings
+from pipeline.sync.annotations import apply_annotation
+from tests.services.postgresql import new_database
 
 pytestmark = pytest.mark.integration
 
 
-def _binaries() -> Path | None:
-    """The folder with initdb and postgres; Debian keeps it off the PATH."""
-    folders = [Path(name) for name in sorted(glob.glob("/usr/lib/postgresql/*/bin"))]
-    found = shutil.which("initdb")
-    folders += [Path(found).parent] if found else []
-    return next((each for each in reversed(folders) if (each / "postgres").exists()), None)
-
-
-def _as_someone() -> Callable[[], None] | None:
-    """PostgreSQL refuses to run as root, so it runs as the account that Debian's package made."""
-    if os.getuid() != 0:
-        return None
-    account = pwd.getpwnam("postgres")
-
-    def become() -> None:
-        os.setgid(account.pw_gid)
-        os.setuid(account.pw_uid)
-
-    return become
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[str]:
-    """The address of a separate server, on a socket in a temporary folder, without a database."""
-    binaries = _binaries()
-    if binaries is None:
-        pytest.skip("no PostgreSQL server is installed")
-    become = _as_someone()
-    with tempfile.TemporaryDirectory(prefix="maskloop-pg-") as name:
-        folder = Path(name)
-        if become is not None:
-            os.chown(folder, pwd.getpwnam("postgres").pw_uid, -1)
-        data = folder / "data"
-        initdb = [str(binaries / "initdb"), "-D", str(data), "-U", "maskloop", "-A", "trust", "-N"]
-        subprocess.run(initdb, check=True, capture_output=True, preexec_fn=become, cwd=folder)
-        control = [str(binaries / "pg_ctl"), "-D", str(data), "-w", "-t", "60"]
-        options = f"-c listen_addresses='' -k {folder} -F"
-        start = [*control, "-o", options, "-l", str(folder / "log"), "start"]
-        subprocess.run(start, check=True, capture_output=True, preexec_fn=become, cwd=folder)
-        try:
-            yield f"postgresql+psycopg://maskloop@/{{}}?host={quote(name, safe='')}"
-        finally:
-            stop = [*control, "-m", "immediate", "stop"]
-            subprocess.run(stop, check=True, capture_output=True, preexec_fn=become, cwd=folder)
-
-
 @pytest.fixture
-def settings(server: str, tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
+def settings(postgresql: str, tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
     """Settings with a separate database for each test."""
-    name = f"test_{abs(hash(request.node.name))}"
-    admin = make_engine(Settings(home=tmp_path, database_url=server.format("postgres")))
-    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    admin.dispose()
-    return Settings(home=tmp_path, database_url=server.format(name))
+    address = new_database(postgresql, f"test_{abs(hash(request.node.name))}")
+    return Settings(home=tmp_path, database_url=address)
 
 
 @pytest.fixture
@@ -173,6 +126,111 @@ def test_only_one_version_serves(sessions: sessionmaker[Session]) -> None:
         session.add(version("a"))
     with pytest.raises(IntegrityError), sessions.begin() as session:
         session.add(version("b"))
+
+
+@pytest.mark.parametrize(
+    ("region_id", "label"),
+    [
+        ("r" * 65, "Object"),
+        ("r" * 500, "L" * 300),
+        ("r" * 100_000, "L" * 100_000),
+        ("a\0b", "with\0NUL"),
+        ("half \ud83d", "half \ud83d"),
+        ("", ""),
+    ],
+)
+def test_every_region_that_label_studio_accepts_arrives(
+    settings: Settings, region_id: str, label: str
+) -> None:
+    with Runtime(settings, migrate=True) as runtime:
+        task_id = accepted_disc(runtime, region_id, label)
+        with runtime.sessions() as session:
+            (region,) = session.scalars(select(Region))
+            assert region.ls_region_id == key(region_id or "#0")
+            assert region.label == words(label)
+            assert session.get_one(Task, task_id).status == "accepted"
+        again = annotation_of(region_id, label, updated_at="2026-01-02T00:00:00+00:00")
+        assert apply_annotation(runtime, task_id, again).changed
+        with runtime.sessions() as session:
+            (kept,) = session.scalars(select(Region))
+            assert kept.id == region.id  # A long id is still the same region.
+
+
+def test_a_round_leaves_a_task_alone_that_was_accepted_meanwhile(
+    sessions: sessionmaker[Session],
+) -> None:
+    with sessions.begin() as session:
+        rows = [Task(ls_project_id=1, ls_task_id=number, url="/x") for number in (1, 2)]
+        session.add_all(rows)
+    chosen = [row.id for row in rows]
+    with sessions.begin() as round_session:
+        assert tasks.unlabelled(round_session, 1) == set(chosen)
+        with sessions.begin() as annotator:  # It commits between the look and the write.
+            annotator.get_one(Task, chosen[0]).status = "accepted"
+        tasks.queue(round_session, 1, chosen)
+    with sessions() as session:
+        assert [session.get_one(Task, number).status for number in chosen] == ["accepted", "queued"]
+
+
+def test_two_annotations_of_one_task_at_once_lose_no_status(
+    sessions: sessionmaker[Session],
+) -> None:
+    with sessions.begin() as session:
+        task = Task(ls_project_id=1, ls_task_id=1, url="/x")
+        session.add(task)
+        session.flush()
+        for number in (1, 2):
+            session.add(annotation_row(number, task.id, was_cancelled=False))
+        task.status = "accepted"
+    gate = threading.Barrier(2)
+
+    def skip(number: int) -> None:
+        """Turn one annotation into a skipped one. Each alone leaves the task accepted."""
+        with sessions.begin() as session:
+            row = annotation_rows.put(session, number, task.id)
+            row.was_cancelled = True
+            session.flush()
+            gate.wait()  # Both have written, and neither has committed.
+            annotation_rows.set_status(session, session.get_one(Task, task.id))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(skip, (1, 2)))
+    with sessions() as session:
+        assert session.get_one(Task, task.id).status == "skipped"
+
+
+def annotation_row(number: int, task_id: int, **fields: bool) -> Annotation:
+    return Annotation(ls_annotation_id=number, task_id=task_id, ls_updated_at=now(), **fields)
+
+
+def annotation_of(region_id: str, label: str, *, updated_at: str) -> Any:
+    mask = np.zeros((20, 30), dtype=np.bool_)
+    mask[:10, :10] = True
+    coded = CodedMask.of_mask(mask)
+    region = brush_region(
+        region_id=region_id, mask=coded, label=label, from_name="mask", to_name="image"
+    )
+    return {
+        "id": 7,
+        "result": [region],
+        "was_cancelled": False,
+        "created_username": "Ann\0 O. Tator ann@example.com, 3",
+        "updated_at": updated_at,
+    }
+
+
+def accepted_disc(runtime: Runtime, region_id: str, label: str) -> int:
+    """The row of a task with an image and one accepted region."""
+    file = io.BytesIO()
+    Pillow.fromarray(np.full((20, 30, 3), 99, dtype=np.uint8)).save(file, format="PNG")
+    image = runtime.catalog.register(file.getvalue())
+    with runtime.sessions.begin() as session:
+        task = Task(ls_project_id=1, ls_task_id=1, url="/data/a.png", image_id=image.id)
+        session.add(task)
+        session.flush()
+    annotation = annotation_of(region_id, label, updated_at="2026-01-01T00:00:00+00:00")
+    assert apply_annotation(runtime, task.id, annotation).regions == 1
+    return task.id
 
 
 def test_a_server_that_is_gone_is_one_sentence(tmp_path: Path) -> None:

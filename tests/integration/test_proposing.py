@@ -32,7 +32,7 @@ from pipeline.runtime import Runtime
 from pipeline.selection.label_order import write_round
 from pipeline.settings import LabelStudioSettings, Settings
 from tests.annotator import Annotator
-from tests.services import LabelStudioServer, label_studio
+from tests.services.label_studio import LabelStudioServer, label_studio
 from tests.shapes import shape_picture
 
 __all__ = ["label_studio"]

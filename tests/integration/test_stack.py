@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -22,12 +23,24 @@ from pipeline.record.tables import Embedding
 from pipeline.settings import Settings
 from pipeline.stack.home import prepare_home
 from pipeline.stack.processes import leftovers
-from tests.stack import FIRST_START_SECONDS, Stack, made_stack
+from tests.services.stack import FIRST_START_SECONDS, Stack, made_stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 RESUME_SECONDS = 60  # the promised time, on a machine that is not busy
 BUSY_RESUME_SECONDS = 300
+HEAL_SECONDS = 180  # until a dead or hung service answers again, on a busy machine
+# Each service, and words of its command line.
+SERVICES = {
+    "Redis": ["redis-server"],
+    "mongod": ["mongod", "--dbpath"],
+    "FiftyOne": ["pipeline.mirror.app"],
+    "worker": ["celery", "worker@maskloop"],
+    "trainer": ["celery", "trainer@maskloop"],
+    "beat": ["celery", " beat "],
+    "Label Studio": ["label-studio", "start"],
+    "backend": ["uvicorn"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +58,25 @@ def settings(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return prepare_home(stack.home)
 
 
+def found(stack: Stack, words: list[str]) -> list[psutil.Process]:
+    """The running processes of the stack whose command line holds all these words."""
+    processes = []
+    for process in leftovers(stack.home):
+        with suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            if all(word in line for word in words):
+                processes.append(process)
+    return processes
+
+
+def wait_for_words(stack: Stack, words: str, times: int = 1) -> None:
+    """Return when the stack has said these words so often."""
+    deadline = time.monotonic() + HEAL_SECONDS
+    while (said := " ".join(stack.said().split())).count(words) < times:
+        assert time.monotonic() < deadline, f"{words!r} is not in: {said}"
+        time.sleep(0.2)
+
+
 def embeddings(settings: Settings) -> int:
     with sessions_on(make_engine(settings))() as session:
         return session.scalar(select(func.count()).select_from(Embedding)) or 0
@@ -59,7 +91,8 @@ def check_health(settings: Settings) -> None:
         refused = client.get(f"{settings.backend.url}/ready", auth=("maskloop", "guess"))
         assert refused.status_code == httpx.codes.UNAUTHORIZED
         page = f"http://{settings.fiftyone.host}:{settings.fiftyone.port}"
-        assert client.get(page).status_code == httpx.codes.OK
+        assert client.get(page, auth=settings.fiftyone_login).status_code == httpx.codes.OK
+        assert client.get(page).status_code == httpx.codes.UNAUTHORIZED
     ping_mongod(settings.fiftyone.database_uri)
 
 
@@ -121,11 +154,12 @@ def test_a_taken_port_is_one_sentence_and_starts_nothing(stack: Stack) -> None:
     assert done.returncode == 1
     text = " ".join((done.stdout + done.stderr).split())
     assert f"Port {port}, which backend needs, is already in use" in text
+    assert "port_offset" in text
     assert "Traceback" not in text
     assert leftovers(stack.home) == []
 
 
-def test_the_second_start_resumes_within_a_minute_and_a_dead_service_ends_it(
+def test_the_second_start_resumes_within_a_minute_and_heals_itself(
     stack: Stack, settings: Settings
 ) -> None:
     idle = os.getloadavg()[0] <= (os.cpu_count() or 1)
@@ -138,12 +172,22 @@ def test_the_second_start_resumes_within_a_minute_and_a_dead_service_ends_it(
         assert len(list(client.tasks(settings.label_studio.project))) == 12
         assert len(client.projects()) == 1
     assert embeddings(settings) == 12
-    for process in leftovers(stack.home):
-        with suppress(psutil.Error):
-            if "uvicorn" in process.cmdline():
-                process.kill()
-    assert stack.ended() == 1
-    assert "backend stopped (SIGKILL" in " ".join(stack.said().split())
+    for service, words in SERVICES.items():
+        for process in found(stack, words):
+            process.kill()
+        wait_for_words(stack, f"{service} stopped (SIGKILL")
+        wait_for_words(stack, f"{service} is ready again")
+    check_health(settings)
+    (schedule,) = found(stack, ["beat"])
+    schedule.suspend()  # hung and not dead: only its heartbeat tells
+    (backend,) = found(stack, ["uvicorn"])
+    backend.suspend()
+    for service in ("backend", "beat"):
+        wait_for_words(stack, f"{service} did not answer for")
+        wait_for_words(stack, f"{service} is ready again", times=2)
+    check_health(settings)
+    stack.running.send_signal(signal.SIGINT)
+    assert stack.ended() == 0
     assert leftovers(stack.home) == []
 
 

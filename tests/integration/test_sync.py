@@ -46,7 +46,7 @@ from pipeline.sync.reconcile import ReconcileReport, reconcile
 from pipeline.sync.webhooks import handle_event
 from tests.annotator import Annotator
 from tests.handshake import PASSWORD, Handshake
-from tests.services import LabelStudioServer, free_port, label_studio
+from tests.services.label_studio import LabelStudioServer, free_port, label_studio
 
 __all__ = ["label_studio"]
 

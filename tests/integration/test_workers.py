@@ -20,8 +20,8 @@ from pipeline.record.tables import Embedding, GateDecision, Job, Task
 from pipeline.registry.serving import CHECK_EVERY
 from pipeline.registry.weights import read_weights
 from tests.loop import Loop, disk_picture, make_loop, tiny_model
-from tests.services_redis import RedisServer, redis, redis_server
-from tests.worker import Worker, wait_until
+from tests.services.redis import RedisServer, redis, redis_server
+from tests.services.worker import Worker, wait_until
 
 __all__ = ["redis", "redis_server"]  # fixtures
 

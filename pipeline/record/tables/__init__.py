@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.record.tables.base import Base, now
+from pipeline.record.tables.heartbeat import Heartbeat
 from pipeline.record.tables.image import Embedding, Image
 from pipeline.record.tables.interaction import Interaction
 from pipeline.record.tables.model_version import (
@@ -22,6 +23,7 @@ __all__ = [
     "Embedding",
     "Event",
     "GateDecision",
+    "Heartbeat",
     "Image",
     "Interaction",
     "Job",

@@ -1,11 +1,12 @@
-"""The base class of all tables, with their names for constraints and their type for times."""
+"""The base class of all tables, with their names for constraints and their types of columns."""
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, MetaData, TypeDecorator
+from sqlalchemy import JSON, DateTime, MetaData, String, Text, TypeDecorator
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase
 
@@ -34,6 +35,54 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+LONGEST_KEY = 255  # characters; an index of PostgreSQL cannot hold texts of any length
+KEPT = 100  # first characters of a longer name that stay readable
+
+
+def is_storable(text: str) -> bool:
+    """Whether ``words`` leaves a text as it is."""
+    return words(text) == text
+
+
+def words(text: str) -> str:
+    """A text as every database can hold it: NUL and halves of characters, which JSON may contain
+    and PostgreSQL refuses, become U+FFFD."""
+    whole = text.encode(errors="surrogatepass").decode(errors="replace")
+    return whole.replace("\0", "\ufffd")
+
+
+def key(text: str) -> str:
+    """A name from elsewhere as a column with an index holds it: at most ``LONGEST_KEY`` characters.
+
+    A longer name is cut, and its hash takes the place of the rest. The key of a key is itself.
+    """
+    clean = words(text)
+    if len(clean) <= LONGEST_KEY:
+        return clean
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    return f"{clean[:KEPT]}~{digest}"
+
+
+class Words(TypeDecorator[str]):
+    """A text of any length from elsewhere, such as a label; written as ``words`` gives it."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else words(value)
+
+
+class Key(TypeDecorator[str]):
+    """A name from elsewhere that rows are found by; written and compared as ``key`` gives it."""
+
+    impl = String(LONGEST_KEY)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else key(value)
 
 
 class Base(DeclarativeBase):

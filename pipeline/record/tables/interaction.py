@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, LargeBinary, String
+from sqlalchemy import ForeignKey, LargeBinary
 from sqlalchemy.orm import Mapped, mapped_column
 
-from pipeline.record.tables.base import Base, now
+from pipeline.record.tables.base import Base, Key, Words, now
 
 
 class Interaction(Base):
@@ -19,8 +19,8 @@ class Interaction(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     task_id: Mapped[int] = mapped_column(ForeignKey("task.id"), index=True)
     image_id: Mapped[int] = mapped_column(ForeignKey("image.id"))
-    region_id: Mapped[str] = mapped_column(String(64), index=True)  # id of the region we sent
-    label: Mapped[str] = mapped_column(String(255))
+    region_id: Mapped[str] = mapped_column(Key, index=True)  # id of the region we sent
+    label: Mapped[str] = mapped_column(Words)
     # Marks as ``backend.request.prompts.Mark.to_json`` writes them: [{"id", "kind": "click", "box",
     # "polygon", "scribble" or "text", "positive", "x", "y", ...}], in image pixels
     prompts: Mapped[list[Any]]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Enum, ForeignKey, Index, String, Text, text
+from sqlalchemy import Enum, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from pipeline.record.tables.base import Base, now
+from pipeline.record.tables.base import Base, Words, now
 from pipeline.record.tables.image import Split
 
 VersionStatus = Literal["candidate", "serving", "refused", "retired"]
@@ -39,7 +39,7 @@ class ModelVersion(Base):
     )
     snapshot_id: Mapped[int | None] = mapped_column(ForeignKey("snapshot.id"))
     # Only for a version made from an external file: its address, and the checksum of that file.
-    source: Mapped[str | None] = mapped_column(String(500))
+    source: Mapped[str | None] = mapped_column(Words)
     source_sha256: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(default=now)
     promoted_at: Mapped[datetime | None]
@@ -54,7 +54,7 @@ class GateDecision(Base):
     candidate_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"), index=True)
     serving_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
     promoted: Mapped[bool]
-    reason: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Words)
     metrics: Mapped[dict[str, Any]]  # {"candidate": {...}, "serving": {...}, "bootstrap": {...}}
     created_at: Mapped[datetime] = mapped_column(default=now)
 
@@ -78,6 +78,6 @@ class SnapshotRegion(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     snapshot_id: Mapped[int] = mapped_column(ForeignKey("snapshot.id"), index=True)
     image_id: Mapped[int] = mapped_column(ForeignKey("image.id"))
-    label: Mapped[str] = mapped_column(String(255))
+    label: Mapped[str] = mapped_column(Words)
     mask: Mapped[bytes]  # 1-bit PNG
     split: Mapped[Split] = mapped_column(Enum("train", "holdout", native_enum=False, length=16))

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, LargeBinary, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, validates
 
-from pipeline.record.tables.base import Base, now
+from pipeline.record.tables.base import Base, Key, Words, now
 
 
 class Region(Base):
@@ -20,8 +20,8 @@ class Region(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     annotation_id: Mapped[int] = mapped_column(ForeignKey("annotation.id"), index=True)
     image_id: Mapped[int] = mapped_column(ForeignKey("image.id"), index=True)
-    ls_region_id: Mapped[str] = mapped_column(String(64), index=True)
-    label: Mapped[str] = mapped_column(String(255))
+    ls_region_id: Mapped[str] = mapped_column(Key, index=True)
+    label: Mapped[str] = mapped_column(Words)
     mask: Mapped[bytes] = mapped_column(LargeBinary)
     mask_sha256: Mapped[str] = mapped_column(String(64))  # set along with ``mask``
     area: Mapped[int]  # pixels

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Enum, ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy import Enum, ForeignKey, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from pipeline.record.tables.base import Base, now
+from pipeline.record.tables.base import Base, Words, now
 
 JobStatus = Literal["running", "done", "failed"]
 
@@ -54,7 +54,7 @@ class Job(Base):
     )
     done: Mapped[int] = mapped_column(default=0)
     total: Mapped[int | None]
-    message: Mapped[str | None] = mapped_column(Text)  # the sentence a user sees
+    message: Mapped[str | None] = mapped_column(Words)  # the sentence a user sees
     result: Mapped[dict[str, Any] | None]
     started_at: Mapped[datetime] = mapped_column(default=now)
     seen_at: Mapped[datetime] = mapped_column(

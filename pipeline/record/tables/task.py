@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Enum, ForeignKey, String, Text, UniqueConstraint, and_
+from sqlalchemy import ColumnElement, Enum, ForeignKey, String, UniqueConstraint, and_
 from sqlalchemy.orm import Mapped, mapped_column
 
-from pipeline.record.tables.base import Base, now
+from pipeline.record.tables.base import Base, Key, Words, now
 
 TaskStatus = Literal["pool", "queued", "accepted", "skipped", "deleted"]
 
@@ -23,13 +23,13 @@ class Task(Base):
     ls_project_id: Mapped[int]
     ls_task_id: Mapped[int] = mapped_column(index=True)
     image_id: Mapped[int | None] = mapped_column(ForeignKey("image.id"), index=True)
-    url: Mapped[str] = mapped_column(Text)  # the value of the task's image field
+    url: Mapped[str] = mapped_column(Words)  # the value of the task's image field
     status: Mapped[TaskStatus] = mapped_column(
         Enum("pool", "queued", "accepted", "skipped", "deleted", native_enum=False, length=16),
         default="pool",
         index=True,
     )
-    problem: Mapped[str | None] = mapped_column(Text)
+    problem: Mapped[str | None] = mapped_column(Words)
     hardness: Mapped[float | None]  # [0, 1], as the last selection ranked it
     # Label Studio's update time of the task at the last reconcile pass that compared annotations.
     reconciled_at: Mapped[datetime | None]
@@ -44,7 +44,7 @@ class Annotation(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     task_id: Mapped[int] = mapped_column(ForeignKey("task.id"), index=True)
     ls_annotation_id: Mapped[int] = mapped_column(unique=True)
-    annotator: Mapped[str | None] = mapped_column(String(255))
+    annotator: Mapped[str | None] = mapped_column(Words)
     lead_time: Mapped[float | None]  # seconds
     was_cancelled: Mapped[bool] = mapped_column(default=False)
     deleted: Mapped[bool] = mapped_column(default=False)
@@ -65,9 +65,9 @@ class Event(Base):
     __tablename__ = "event"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    key: Mapped[str] = mapped_column(String(255), unique=True)  # action, ids and update time
+    key: Mapped[str] = mapped_column(Key, unique=True)  # action, ids and update time
     action: Mapped[str] = mapped_column(String(64))
     payload: Mapped[dict[str, Any]]
     received_at: Mapped[datetime] = mapped_column(default=now)
     done_at: Mapped[datetime | None]
-    problem: Mapped[str | None] = mapped_column(Text)
+    problem: Mapped[str | None] = mapped_column(Words)

@@ -38,7 +38,7 @@ from tests.editor import (
     settings_for,
 )
 from tests.integration.backend.test_captures import requests, with_local_images
-from tests.services import free_port
+from tests.services.label_studio import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

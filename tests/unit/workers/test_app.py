@@ -51,7 +51,8 @@ def test_messages_are_json_acknowledged_late_and_not_hoarded(settings: Settings)
 
 def test_sender_and_worker_agree_on_redis(settings: Settings) -> None:
     options = configuration(settings)["broker_transport_options"]
-    assert options == queue.transport_options(settings)
+    seconds = queue.WORKER_SECONDS
+    assert options == queue.transport_options(settings, socket_seconds=seconds)
     assert options["visibility_timeout"] == settings.workers.visibility_seconds
 
 

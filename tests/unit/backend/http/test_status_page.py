@@ -32,6 +32,7 @@ EMPTY: dict[str, Any] = {
     "round": None,
     "jobs": [],
     "queues_problem": None,
+    "silent": [],
 }
 FULL = EMPTY | {
     "tasks": {HOSTILE: 3},
@@ -68,6 +69,7 @@ FULL = EMPTY | {
     "click_p95_ms": 140.9,
     "finetune_due": True,
     "queues_problem": HOSTILE,
+    "silent": [HOSTILE],
 }
 
 
@@ -106,7 +108,7 @@ def test_other_peoples_words_are_text_and_nothing_else(hostile: str) -> None:
     read = Reader(page(swap(FULL), {hostile: f'http://x/"{hostile}'}, MOMENT))
     assert read.tags == plain.tags
     assert "script" not in read.tags
-    assert read.text.count(hostile) == 7
+    assert read.text.count(hostile) == 8
     assert read.links == [f'http://x/"{hostile}']
 
 

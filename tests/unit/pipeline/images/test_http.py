@@ -190,6 +190,13 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
         ("0.0.0.0", False),
         ("::1", False),
         ("fd00::1", False),
+        ("fd00:ec2::254", True),
+        ("64:ff9b::7f00:1", False),  # 127.0.0.1 behind NAT64
+        ("64:ff9b::a9fe:a9fe", True),  # 169.254.169.254
+        ("2002:7f00:1::", False),  # 127.0.0.1 in 6to4
+        ("2002:a9fe:a9fe::", True),
+        ("192.0.0.192", False),
+        ("192.0.0.192", True),
         ("::ffff:127.0.0.1", False),
         ("169.254.169.254", False),
         ("169.254.169.254", True),

@@ -25,9 +25,9 @@ from pipeline.registry.add import RELEASED, Added, add
 from pipeline.registry.weights import Weights
 from pipeline.runtime import Runtime
 from pipeline.training import promote as promoting
-from tests.file_server import FileServer, server
 from tests.loop import Loop, base_checkpoint, make_loop, tiny_model
 from tests.parity.plain import Shape, checkpoint
+from tests.services.file_server import FileServer, server
 
 __all__ = ["server"]  # a fixture
 

@@ -17,7 +17,7 @@ from model.errors import CheckpointError
 from pipeline.errors import BusyError
 from pipeline.registry import download as downloading
 from pipeline.registry.download import alone, fetch_drive, fetch_url, shown
-from tests.file_server import DATA, FileServer, server
+from tests.services.file_server import DATA, FileServer, server
 
 __all__ = ["server"]  # a fixture
 

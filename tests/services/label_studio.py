@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 CACHE = REPOSITORY / ".maskloop-cache"
 BINARY_VARIABLE = "MASKLOOP_LABEL_STUDIO_BIN"
 USERNAME = "admin@example.com"
