@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 LABEL_STUDIO := .venv-label-studio
 LABEL_STUDIO_ML := .venv-label-studio-ml
 MONGOD := .venv-mongod
+# Two at a time, each file of tests in one process; ARGS="-n 0" runs them one after the other.
+PARALLEL := -n 2 --dist loadfile
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input
 
 # A stamp file is touched when its recipe succeeded, so a second run has nothing to do.
@@ -38,7 +40,9 @@ down: ## Stop what `make up` started, also from another terminal
 	else echo "Nothing is installed here, so nothing runs; 'make up' starts it."; fi
 
 test: install test-tools ## Run every test, with real services and a real browser; list those left out
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest $(PARALLEL) $(ARGS)
+	@echo "The tests of services again, with PostgreSQL as their database"
+	@MASKLOOP_TESTS_DATABASE=postgresql $(BIN)/pytest $(PARALLEL) $(ARGS) tests/integration
 
 check: $(VENV_STAMP) ## Check lint, format, types and the import rules
 	@$(BIN)/ruff check .

@@ -22,6 +22,10 @@ class StoreError(MaskloopError):
     missing or damaged."""
 
 
+class BackupError(MaskloopError):
+    """A backup that cannot be made, is damaged, or cannot be restored here."""
+
+
 class RleError(MaskloopError):
     """A brush RLE that is truncated, of the wrong size, or not RLE at all."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import typer
 
 from model.errors import MaskloopError
-from pipeline.cli import console, labelling, measure, models, train, work
+from pipeline.cli import console, keeping, labelling, measure, models, train, work
 from pipeline.cli.doctor import doctor
 from pipeline.cli.options import Json, open_runtime
 
@@ -79,6 +79,7 @@ def status(as_json: Json = False) -> None:
         console.print_json(report)
         return
     jobs, decision = report.pop("jobs"), report.pop("last_decision")
+    silent = report.pop("silent")
     flat = {
         name.replace("_", " "): ", ".join(f"{value} {key}" for key, value in values.items())
         if isinstance(values, dict)
@@ -87,6 +88,8 @@ def status(as_json: Json = False) -> None:
     }
     console.print_pairs(flat | {"last decision": decision and decision["reason"]})
     console.print_table(jobs)
+    for sentence in silent:
+        console.stdout.print(sentence, style="yellow", markup=False, highlight=False)
 
 
 def _home() -> Path:
@@ -104,6 +107,9 @@ for command in (
     work.mirror,
     labelling.connect,
     doctor,
+    keeping.backup,
+    keeping.restore,
+    keeping.verify,
 ):
     app.command()(command)
 app.command(name="eval")(measure.evaluate)

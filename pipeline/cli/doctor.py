@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -21,17 +22,21 @@ MARKS = {
 
 def doctor(
     project: Project = None,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this check, and those that it needs; may be given again."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find out why clicks do nothing; each problem is named with its remedy. Nothing is changed.
 
     The exit code is 1 when there is a problem.
     """
-    from pipeline.doctor.checks import IN_THE_BROWSER, diagnose
+    from pipeline.doctor.checks import IN_THE_BROWSER, chosen, diagnose
     from pipeline.settings import load_settings
 
     with console.stderr.status("Looking"):
-        findings = diagnose(load_settings, project)
+        findings = diagnose(load_settings, project, chosen(check))
     problems = sum(finding.state == "problem" for finding in findings)
     if as_json:
         found = [asdict(finding) for finding in findings]

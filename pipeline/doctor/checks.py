@@ -6,7 +6,7 @@ here and named with its remedy. The checks change nothing, in Label Studio or in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from model.errors import MaskloopError
@@ -14,6 +14,7 @@ from pipeline.doctor import clicks as doctor_clicks
 from pipeline.doctor import label_studio as doctor_label_studio
 from pipeline.doctor import machine as doctor_machine
 from pipeline.doctor.case import Answer, Case, State, problem
+from pipeline.errors import RequestError
 from pipeline.settings import Settings
 
 
@@ -58,6 +59,28 @@ CHECKS = (
     Check("way of a click", doctor_clicks.way_of_a_click, ("reach", "images")),
     Check("ticks", doctor_clicks.ticks, ("database", "project")),
 )
+
+
+def chosen(names: Collection[str] | None) -> Sequence[Check]:
+    """The checks with these names and those that they need, in order; None: all checks.
+
+    Raises:
+        RequestError: a name is unknown.
+    """
+    if not names:
+        return CHECKS
+    by_name = {check.name: check for check in CHECKS}
+    if unknown := sorted(set(names) - by_name.keys()):
+        raise RequestError(f"There is no check {unknown[0]!r}; there are: {', '.join(by_name)}.")
+    wanted: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in wanted:
+            wanted.add(name)
+            waiting += by_name[name].needs
+    return [check for check in CHECKS if check.name in wanted]
+
 
 # Only each annotator's browser knows these things, so no check can see them.
 IN_THE_BROWSER = (

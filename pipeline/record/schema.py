@@ -7,6 +7,8 @@ migrate a production database as a side effect.
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +16,19 @@ from pathlib import Path
 from typing import Literal
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from pipeline.errors import DatabaseError
+from pipeline.record.copying import copy_to_file
 from pipeline.record.engine import begin_immediate, hold, make_engine, make_reader
+from pipeline.record.tables import now
 from pipeline.settings import Settings
+
+log = logging.getLogger(__name__)
+
+COPIES = "backups"  # in the home folder
+MOST_COPIES = 3
+DAMAGED = ("malformed", "file is not a database")  # SQLite's words for a destroyed page
 
 
 @dataclass(frozen=True)
@@ -35,10 +45,14 @@ class Schema:
     address: str
 
 
-def upgrade(settings: Settings) -> None:
+def upgrade(settings: Settings, *, copy: bool = True) -> None:
     """Bring the database to the newest schema, or make the schema when it is empty.
 
     It is safe to call this often. All steps are one transaction: a failure changes nothing.
+
+    Args:
+        copy: keep a copy of a database of an older maskloop in the folder ``COPIES`` of the home
+            folder, before it is changed.
 
     Raises:
         SettingsError: the address cannot be used.
@@ -49,9 +63,47 @@ def upgrade(settings: Settings) -> None:
     engine = make_engine(settings)
     try:
         with _sentences(engine), engine.connect() as connection, _schema_change(connection):
+            if copy and (revision := _older_revision(connection)) is not None:
+                _keep_copy(settings, revision)
             upgrade_connection(connection)
     finally:
         engine.dispose()
+
+
+def _older_revision(connection: Connection) -> str | None:
+    """The revision of a database of an older maskloop; None: it is empty, newest or newer."""
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    from pipeline.record.migrations.runner import alembic_config
+
+    script = ScriptDirectory.from_config(alembic_config(connection))
+    found = MigrationContext.configure(connection).get_current_revision()
+    known = {revision.revision for revision in script.walk_revisions()}
+    return found if found in known - set(script.get_heads()) else None
+
+
+def _keep_copy(settings: Settings, revision: str) -> None:
+    """Copy the database beside it before it is changed; only the newest ``MOST_COPIES`` stay."""
+    folder = settings.home.resolve() / COPIES
+    path = folder / f"record-{revision}-{now():%Y%m%d-%H%M%S}.sqlite3"
+    reader = make_reader(settings)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        copy_to_file(reader, path)
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        path.unlink(missing_ok=True)
+        raise DatabaseError(
+            f"The database must be brought up to date, but it cannot be copied to {path} before "
+            f"({error}), so nothing was changed; make room there."
+        ) from error
+    finally:
+        reader.dispose()
+    log.info("A copy of the database, as it was before the upgrade, is %s.", path)
+    for old in sorted(folder.glob("record-*.sqlite3"), key=lambda each: each.stat().st_mtime)[
+        :-MOST_COPIES
+    ]:
+        old.unlink(missing_ok=True)
 
 
 def check(settings: Settings) -> None:
@@ -115,6 +167,13 @@ def _sentences(engine: Engine) -> Iterator[None]:
         yield
     except DBAPIError as error:
         reason = str(error.orig).splitlines()[0].strip() if error.orig else "no reason given"
+        if any(words in reason for words in DAMAGED):
+            raise DatabaseError(
+                f"The database at {engine.url.render_as_string()} cannot be opened ({reason}): "
+                "it is damaged, or another program's. Move it aside and put a backup in its "
+                "place: `maskloop restore FILE` into a new home folder, or the newest copy in the "
+                f"folder {COPIES}."
+            ) from error
         raise DatabaseError(
             f"The database at {engine.url.render_as_string()} cannot be opened "
             f"({reason}); start it or mend database_url."

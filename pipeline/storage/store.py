@@ -65,6 +65,15 @@ class Store:
         with _sentences(f"The store cannot be asked for {key}"):
             return bool(self._fs.isfile(path))
 
+    def list_keys(self) -> list[str]:
+        """All keys, sorted. Raises StoreError when the store does not answer."""
+        with _sentences("The store cannot be listed"):
+            paths = self._fs.find(self._root) if self._fs.exists(self._root) else []
+        root = self._root.rstrip("/") + "/"
+        found = sorted(path.removeprefix(root) for path in paths)
+        # What a crash left behind, or what somebody else put there, is no entry.
+        return [key for key in found if all(_NAME.fullmatch(name) for name in key.split("/"))]
+
     def delete(self, key: str) -> None:
         """Remove ``key``; nothing happens when it is not there. Raises StoreError on failure."""
         path = self._path(key)

@@ -21,6 +21,7 @@ import pytest
 import uvicorn
 from pydantic import SecretStr
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from backend.http.app import create_app
 from pipeline.cli import app as cli
@@ -28,6 +29,8 @@ from pipeline.doctor.checks import CHECKS, Finding, diagnose
 from pipeline.labelstudio.connect import connect
 from pipeline.labelstudio.template import default_label_config
 from pipeline.precompute.encode import encode_project
+from pipeline.queue import QUEUES
+from pipeline.record import heartbeats
 from pipeline.record.tables import Interaction
 from pipeline.settings import Settings
 from tests.annotator import Annotator, local_file_url
@@ -39,7 +42,7 @@ from tests.services.label_studio import (
     start_label_studio,
 )
 from tests.services.redis import RedisServer, redis_server
-from tests.services.worker import PATIENCE, Worker, environment
+from tests.services.worker import PATIENCE, Beat, Worker, environment, wait_until
 
 __all__ = ["redis_server"]
 
@@ -100,7 +103,7 @@ def backend(settings: Settings) -> Iterator[None]:
 def world(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("doctor")
     process = start_label_studio(folder)
-    worker = None
+    worker = beat = None
     try:
         server, port = process.server, free_port()
         loop = make_loop(
@@ -115,14 +118,21 @@ def world(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -
         (server.files / "disk.png").write_bytes(disk_picture(1)[0])
         client.import_tasks(project, [{"data": {"image": local_file_url("disk.png")}}])
         encode_project(loop.runtime, project)
-        worker = Worker(loop, "events,encode,training")
+        worker, beat = Worker(loop, "events,encode,training"), Beat(loop)
+        wait_until(loop, says_nothing, worker)
         yield World(process, loop, client, worker, project)
         client.close()
         loop.runtime.close()
     finally:
-        if worker is not None:
-            worker.stop()
+        for each in (worker, beat):
+            if each is not None:
+                each.stop()
         process.stop()
+
+
+def says_nothing(session: Session) -> bool:
+    """Whether the schedule and the worker have given their first signs of life."""
+    return not heartbeats.silent(session, set(QUEUES.values()), 3600)
 
 
 @pytest.fixture

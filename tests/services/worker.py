@@ -19,17 +19,15 @@ PATIENCE = 180  # seconds; most waits end in one or two, but a busy machine is s
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-class Worker:
-    """A worker process in its own process group, with its log."""
+class CeleryProcess:
+    """A process of Celery in its own process group, with its log."""
 
-    def __init__(self, loop: Loop, queues: str) -> None:
-        self.log = loop.runtime.settings.home / f"{queues}-{time.monotonic_ns()}.log"
+    def __init__(self, loop: Loop, name: str, *arguments: str) -> None:
+        self.log = loop.runtime.settings.home / f"{name}-{time.monotonic_ns()}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker"]
-        command += ["-Q", queues, "-n", f"{queues}@%h", "--concurrency", "1", "-l", "INFO"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command,
+                [sys.executable, "-m", "celery", "-A", "workers.app", *arguments, "-l", "INFO"],
                 cwd=REPOSITORY,
                 env={**os.environ, **environment(loop)},
                 stdout=log,
@@ -38,14 +36,30 @@ class Worker:
             )
 
     def kill_all(self) -> None:
-        """Kill the worker and its children with SIGKILL, as a power failure would."""
+        """Kill the process and its children with SIGKILL, as a power failure would."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(timeout=10)
 
     def stop(self) -> None:
-        """Stop the worker without waiting for its tasks; safe to call twice."""
+        """Stop it without waiting for its tasks; safe to call twice."""
         if self.process.poll() is None:
             self.kill_all()
+
+
+class Worker(CeleryProcess):
+    """A worker that reads some queues, with one child."""
+
+    def __init__(self, loop: Loop, queues: str) -> None:
+        arguments = ["worker", "-Q", queues, "-n", f"{queues}@%h", "--concurrency", "1"]
+        super().__init__(loop, queues, *arguments)
+
+
+class Beat(CeleryProcess):
+    """The schedule."""
+
+    def __init__(self, loop: Loop) -> None:
+        path = loop.runtime.settings.home / "schedule"
+        super().__init__(loop, "beat", "beat", "--schedule", str(path), "--pidfile=")
 
 
 def environment(loop: Loop) -> dict[str, str]:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from pipeline.settings import Settings, load_settings
+from pipeline.stack.foundations import REDIS_COMMANDS
 from pipeline.stack.services import THREADS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,8 +54,18 @@ def test_compose_sets_only_settings_that_exist_to_values_they_take(
 
     assert settings.sql_url.startswith("postgresql+psycopg://")
     assert settings.label_studio.project == 1
-    for service in ("worker", "trainer", "fiftyone"):
+    for service in ("worker", "beat", "trainer", "fiftyone"):
         assert compose["services"][service]["environment"] == environment
+
+
+def test_compose_looks_after_every_service(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        assert service["restart"] == "unless-stopped", name
+        assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
+    command = compose["services"]["redis"]["command"]
+    assert " ".join(command).endswith(REDIS_COMMANDS)  # as `maskloop up` starts it
+    assert compose["services"]["mongo"]["environment"]["MONGO_INITDB_ROOT_PASSWORD"]
+    assert not any("-B" in service.get("command", ()) for service in compose["services"].values())
 
 
 def test_compose_publishes_on_loopback_only(compose: dict[str, Any]) -> None:

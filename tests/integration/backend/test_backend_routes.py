@@ -45,7 +45,10 @@ def test_versions_by_get_with_a_body_and_by_post(client: httpx.Client) -> None:
 
 
 def test_ready_and_health(client: httpx.Client) -> None:
-    assert client.get("/ready").json() == {"status": "READY", "model_version": "base"}
+    ready = client.get("/ready").json()
+    assert "The schedule has never given a sign of life" in " ".join(ready.pop("silent"))
+    assert ready == {"status": "READY", "model_version": "base"}
+    assert "maskloop_silence_seconds" in client.get("/metrics").text
     for path in ("/", "/health"):
         assert client.get(path).json()["status"] == "UP"
 
