@@ -10,6 +10,8 @@ LABEL_STUDIO_ML := .venv-label-studio-ml
 MONGOD := .venv-mongod
 # Two at a time, each file of tests in one process; ARGS="-n 0" runs them one after the other.
 PARALLEL := -n 2 --dist loadfile
+# On PostgreSQL, tests that leave a connection to the garbage collector are warned about.
+UNCLOSED := -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input
 
 # A stamp file is touched when its recipe succeeded, so a second run has nothing to do.
@@ -41,8 +43,8 @@ down: ## Stop what `make up` started, also from another terminal
 
 test: install test-tools ## Run every test, with real services and a real browser; list those left out
 	@$(BIN)/pytest $(PARALLEL) $(ARGS)
-	@echo "The tests of services again, with PostgreSQL as their database"
-	@MASKLOOP_TESTS_DATABASE=postgresql $(BIN)/pytest $(PARALLEL) $(ARGS) tests/integration
+	@if [ -z "$(ARGS)" ]; then echo "The tests of services again, with PostgreSQL as their database"; \
+	MASKLOOP_TESTS_DATABASE=postgresql $(BIN)/pytest $(PARALLEL) $(UNCLOSED) tests/integration; fi
 
 check: $(VENV_STAMP) ## Check lint, format, types and the import rules
 	@$(BIN)/ruff check .

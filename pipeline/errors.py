@@ -46,6 +46,10 @@ class BusyError(ServiceError):
     """Another process is doing the same thing at the moment."""
 
 
+class JobEndedError(MaskloopError):
+    """A job was cancelled, or another process has taken it over, so this run must not go on."""
+
+
 class RequestError(MaskloopError):
     """A request to the backend that is not what Label Studio sends or is too large, or a message to
     a worker that asks for something impossible."""

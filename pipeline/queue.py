@@ -21,10 +21,10 @@ from pipeline.errors import ServiceError
 from pipeline.settings import Settings
 
 ENCODE_TASK = "maskloop.encode_task"  # (id of a task row)
-ENCODE_PROJECT = "maskloop.encode_project"  # (Label Studio's project id)
+ENCODE_PROJECT = "maskloop.encode_project"  # (Label Studio's project id[, whether asked for])
 HANDLE_EVENT = "maskloop.handle_event"  # (id of an event row)
 RECONCILE = "maskloop.reconcile"
-FINETUNE = "maskloop.finetune"
+FINETUNE = "maskloop.finetune"  # (whether a person asked for it)
 FINETUNE_IF_DUE = "maskloop.finetune_if_due"
 SELECT_IF_DUE = "maskloop.select_if_due"
 SELECT = "maskloop.select"  # (Label Studio's project id[, tasks in the round])
@@ -99,7 +99,7 @@ class Enqueuer:
         )
         return app
 
-    def send(self, name: str, *args: int | str) -> str:
+    def send(self, name: str, *args: int | str | bool) -> str:
         """Put a task on its queue; return the message's id.
 
         Raises:

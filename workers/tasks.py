@@ -7,13 +7,17 @@ must not import torch before it forks (see ``workers.app``).
 from __future__ import annotations
 
 import functools
+from contextlib import suppress
 from dataclasses import asdict
 
 from celery import current_task
 from celery.signals import worker_process_shutdown
 
 from pipeline import queue
-from pipeline.record import heartbeats, jobs, tasks
+from pipeline.errors import ServiceError
+from pipeline.record import heartbeats, jobs, retries, tasks
+from pipeline.record.engine import only_one
+from pipeline.record.tables import Task
 from pipeline.runtime import Runtime
 from pipeline.settings import load_settings
 from workers.retrying import Result, loop_task
@@ -50,7 +54,10 @@ def reconcile() -> Result:
     """Find changes that no webhook reported, and work whose message was lost."""
     from pipeline.sync.reconcile import reconcile
 
-    report = reconcile(runtime(), runtime().project())
+    with only_one(runtime().settings, "reconcile") as alone:
+        if not alone:
+            return {"busy": True}
+        report = reconcile(runtime(), runtime().project())
     with runtime().sessions.begin() as session:
         heartbeats.note(session, heartbeats.RECONCILE)
         heartbeats.forget_lost(session)
@@ -58,13 +65,17 @@ def reconcile() -> Result:
 
 
 @loop_task(queue.ENCODE_PROJECT)
-def encode_project(project_id: int) -> Result:
+def encode_project(project_id: int, asked: bool = False) -> Result:
     """Send every image of a project to be encoded, one message each, so that workers share them.
 
-    Images that failed are tried again, because a server that was down may be up by now.
+    Images that failed are tried again, because a server that was down may be up by now: after
+    growing pauses, and at once when a person ``asked``.
     """
     from pipeline.precompute.encode import register_tasks
 
+    if asked:
+        with runtime().sessions.begin() as session:
+            retries.release(session, Task)
     register_tasks(runtime(), project_id)
     return {"sent": _send_waiting(project_id, again=True)}
 
@@ -91,18 +102,24 @@ def finetune_if_due() -> Result:
 
 
 @loop_task(queue.FINETUNE)
-def finetune() -> Result:
+def finetune(asked: bool = False) -> Result:
     """Take a snapshot, train from the base and let the gate decide.
 
-    It does nothing when the gate has already judged that snapshot.
+    It does nothing when the gate has already judged that snapshot. Messages may pile up behind a
+    long fine-tune, so one that nobody ``asked`` for looks again whether a fine-tune is due.
     """
+    from pipeline.training.due import due
     from pipeline.training.finetune import run_finetune
 
+    if not asked:
+        with runtime().sessions() as session:
+            if not due(session, runtime().settings):
+                return {"status": "not due"}
     result = run_finetune(runtime())
-    project_id = runtime().settings.label_studio.project
-    if result["status"] == "promoted" and project_id is not None:
-        # Images that were hard for the old version may be easy now, so the pool is scored again.
-        runtime().enqueuer.send(queue.SELECT, project_id)
+    if result["status"] == "promoted":
+        # Only to be quick: the schedule sees in SQL that another version serves.
+        with suppress(ServiceError):
+            runtime().enqueuer.send(queue.SELECT_IF_DUE)
     return result
 
 

@@ -71,9 +71,9 @@ class Outbox:
         with runtime.sessions() as session:
             event = events.get(session, event_id)
         if event.action == TRAINING:
-            runtime.enqueuer.send(FINETUNE)
+            runtime.enqueuer.send(FINETUNE, True)
             with runtime.sessions.begin() as session:
-                events.close(session, event_id, None, done=True)
+                events.close(session, event_id, None)
         else:
             runtime.enqueuer.send(HANDLE_EVENT, event_id)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import typer
 
 from model.errors import MaskloopError
-from pipeline.cli import console, keeping, labelling, measure, models, train, work
+from pipeline.cli import console, jobs, keeping, labelling, measure, models, train, work
 from pipeline.cli.doctor import doctor
 from pipeline.cli.options import Json, open_runtime
 
@@ -78,7 +78,7 @@ def status(as_json: Json = False) -> None:
     if as_json:
         console.print_json(report)
         return
-    jobs, decision = report.pop("jobs"), report.pop("last_decision")
+    last_jobs, decision = report.pop("jobs"), report.pop("last_decision")
     silent = report.pop("silent")
     flat = {
         name.replace("_", " "): ", ".join(f"{value} {key}" for key, value in values.items())
@@ -87,7 +87,7 @@ def status(as_json: Json = False) -> None:
         for name, values in report.items()
     }
     console.print_pairs(flat | {"last decision": decision and decision["reason"]})
-    console.print_table(jobs)
+    console.print_table(last_jobs)
     for sentence in silent:
         console.stdout.print(sentence, style="yellow", markup=False, highlight=False)
 
@@ -114,4 +114,5 @@ for command in (
     app.command()(command)
 app.command(name="eval")(measure.evaluate)
 app.add_typer(models.app, name="models")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(train.app, name="train")

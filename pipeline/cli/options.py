@@ -37,7 +37,7 @@ def open_runtime() -> Iterator[Runtime]:
         yield runtime
 
 
-def send(runtime: Runtime, name: str, *args: int | str, as_json: bool) -> None:
+def send(runtime: Runtime, name: str, *args: int | str | bool, as_json: bool) -> None:
     """Leave the work to a worker, and say so."""
     message = runtime.enqueuer.send(name, *args)
     if as_json:

@@ -19,7 +19,7 @@ def encode(project: Project = None, background: Background = False, as_json: Jso
     with open_runtime() as runtime:
         project_id = runtime.project(project)
         if background:
-            send(runtime, ENCODE_PROJECT, project_id, as_json=as_json)
+            send(runtime, ENCODE_PROJECT, project_id, True, as_json=as_json)
             return
         from pipeline.precompute.encode import encode_project
         from pipeline.record.jobs import job
@@ -95,7 +95,7 @@ def finetune(background: Background = False, as_json: Json = False) -> None:
 
     with open_runtime() as runtime:
         if background:
-            send(runtime, FINETUNE, as_json=as_json)
+            send(runtime, FINETUNE, True, as_json=as_json)
             return
         from pipeline.training.finetune import run_finetune
 

@@ -7,8 +7,11 @@ write takes the locks it needs, and the block commits all of its changes or none
 
 from __future__ import annotations
 
+import fcntl
 import os
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -105,11 +108,43 @@ def lock(session: Session, name: str) -> None:
         hold(connection, name)
 
 
+@contextmanager
+def only_one(settings: Settings, name: str) -> Iterator[bool]:
+    """Hold the lock ``name`` for the length of a block, without waiting and without a transaction.
+
+    The value says whether this process got it; otherwise another one has it. It is released when
+    the process dies.
+    """
+    engine = make_engine(settings)
+    if engine.dialect.name == "sqlite":
+        engine.dispose()
+        # A SQLite database is used by one machine, so a file of that machine is enough.
+        folder = settings.home.resolve() / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / name).open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        return
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            key = {"key": _number(name)}
+            yield bool(connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), key))
+    finally:
+        engine.dispose()  # The end of the connection releases the lock.
+
+
 def hold(connection: Connection, name: str) -> None:
     """On PostgreSQL, hold the lock ``name`` until the transaction of ``connection`` ends."""
-    # An advisory lock is a number, valid within one database.
-    key = crc32(f"maskloop:{name}".encode())
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _number(name)})
+
+
+def _number(name: str) -> int:
+    """An advisory lock of PostgreSQL is a number, valid within one database."""
+    return crc32(f"maskloop:{name}".encode())
 
 
 def begin_immediate(connection: Connection) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
 from pipeline.errors import UnknownRecordError
+from pipeline.record.retries import is_due, next_try
 from pipeline.record.tables import Event, now
 
 
@@ -41,16 +42,27 @@ def get(session: Session, event_id: int) -> Event:
 
 
 def overdue(session: Session, moment: datetime) -> list[int]:
-    """Ids of the unfinished events that were received before ``moment``, oldest first."""
-    statement = select(Event.id).where(Event.done_at.is_(None), Event.received_at < moment)
+    """Ids of the unfinished events that were received before ``moment`` and may be tried now,
+    oldest first."""
+    statement = select(Event.id).where(
+        Event.done_at.is_(None), Event.received_at < moment, is_due(Event)
+    )
     return list(session.scalars(statement.order_by(Event.id)))
 
 
-def close(session: Session, event_id: int, problem: str | None, *, done: bool) -> None:
-    """Note the result of an event; an event that is not done stays open and is tried again."""
+def close(session: Session, event_id: int, problem: str | None) -> None:
+    """Note that an event is done, with a sentence about what could not be read, if any."""
     event = session.get_one(Event, event_id)
     event.problem = problem
-    event.done_at = now() if done else None
+    event.done_at = now()
+
+
+def note_failure(session: Session, event_id: int, problem: str) -> None:
+    """Note why an event could not be handled; it stays open and is tried again after a pause."""
+    event = session.get_one(Event, event_id)
+    event.problem = problem
+    event.attempts += 1
+    event.try_at = next_try(event.attempts)
 
 
 def count_open(session: Session) -> int:

@@ -1,15 +1,22 @@
 """Rows of long jobs: which process runs a job, its progress, and its result.
 
 A job is a row and not a variable of a process, so ``maskloop status`` shows it whichever process
-runs it, and a crash leaves a trace. When a process died and left its row ``running``, this is
-noticed by the row's owner (on the same machine: the process no longer exists) or by the time since
-its last sign of life (on another machine).
+runs it, and a crash leaves a trace. A thread of the process that runs a job notes every few seconds
+that it is alive. When a process died and left its row ``running``, this is noticed by the row's
+owner (on the same machine: the process no longer exists) or by the time since its last sign of
+life.
+
+A process that was stopped for a while, and comes back after another one took over, must not finish
+its work: it finds that its row does not say ``running`` any more, and gives up
+(``JobHandle.hold``). The number of a row serves as the fencing token.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,18 +25,23 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from sqlalchemy import select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from model.errors import MaskloopError
-from pipeline.errors import BusyError
+from pipeline.errors import BusyError, JobEndedError, UnknownRecordError
 from pipeline.record.engine import lock
 from pipeline.record.tables import Job, now
 
-SILENT_AFTER = timedelta(minutes=5)  # without a sign of life, a job on another machine is dead
+log = logging.getLogger(__name__)
+
+SILENT_AFTER = timedelta(minutes=5)  # without a sign of life, a job counts as dead
+ALIVE_EVERY = 10.0  # seconds between two signs of life of a running job
 WRITE_EVERY = 0.5  # seconds between two writes of a job's progress
 DELIVERIES = 100  # how many of the newest jobs are searched for a message's first delivery
 RETRY_FAILED = timedelta(minutes=30)  # the pause after a failed job
 MAX_CRASHES = 3  # in a row, before a crash counts as a failure
+_ENDED = "The {kind} job was cancelled, or another process has taken it over; it ends here."
 CRASHED = "The process of this {kind} job ended without a word; it runs again."
 
 
@@ -40,20 +52,58 @@ class JobHandle:
 
     sessions: sessionmaker[Session]
     id: int
+    kind: str
     result: dict[str, Any] | None = None
     message: str | None = None
     _written: float = field(default=-WRITE_EVERY, repr=False)
+    _ended: threading.Event = field(default_factory=threading.Event, repr=False)
+    _lost: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def progress(self, done: int, total: int | None) -> None:
-        """Note that ``done`` of ``total`` steps are done; cheap enough to call at every step."""
+        """Note that ``done`` of ``total`` steps are done; cheap enough to call at every step.
+
+        Raises:
+            JobEndedError: the job was cancelled, or another process has taken it over.
+        """
+        if self._lost.is_set():
+            raise JobEndedError(_ENDED.format(kind=self.kind))
         moment = time.monotonic()
         if done != total and moment - self._written < WRITE_EVERY:
             return
         self._written = moment
+        self._note(done=done, total=total)
+        if self._lost.is_set():
+            raise JobEndedError(_ENDED.format(kind=self.kind))
+
+    def hold(self, session: Session) -> None:
+        """Make sure, inside the transaction that writes a job's result, that this run still counts;
+        nobody can end it before that transaction does.
+
+        Raises:
+            JobEndedError: the job was cancelled, or another process has taken it over.
+        """
+        statement = select(Job.status).where(Job.id == self.id).with_for_update()
+        if session.scalar(statement) != "running":
+            raise JobEndedError(_ENDED.format(kind=self.kind))
+
+    def keep_alive(self) -> None:
+        """Note every few seconds that the job lives, until it ends; run it in a thread."""
+        while not self._ended.wait(ALIVE_EVERY):
+            try:
+                self._note()
+            except SQLAlchemyError as error:
+                log.warning("The %s job cannot note that it lives: %s", self.kind, error)
+
+    def end(self) -> None:
+        """End the thread that notes signs of life."""
+        self._ended.set()
+
+    def _note(self, **values: int | None) -> None:
+        statement = update(Job).where(Job.id == self.id, Job.status == "running")
         with self.sessions.begin() as session:
-            session.execute(
-                update(Job).where(Job.id == self.id).values(done=done, total=total, seen_at=now())
-            )
+            changed = session.execute(statement.values(seen_at=now(), **values))
+        if not changed.rowcount:  # type: ignore[attr-defined]
+            self._lost.set()
 
 
 @contextmanager
@@ -76,16 +126,50 @@ def job(
             raise BusyError(
                 f"A {kind} job is already running ({other.owner}); wait until it is done."
             )
-        row = Job(kind=kind, status="running", owner=_me())
+        before = newest(session, 1, kind)
+        crashed = bool(before) and outcome(before[0]) == "crashed"
+        attempt = before[0].attempt + 1 if crashed else 1
+        row = Job(kind=kind, status="running", owner=_me(), attempt=attempt)
         session.add(row)
         session.flush()
-        handle = JobHandle(sessions, row.id)
+        handle = JobHandle(sessions, row.id, kind)
+    alive = threading.Thread(target=handle.keep_alive, name=f"{kind} job", daemon=True)
+    alive.start()
     try:
         yield handle
     except BaseException as error:
         _close(handle, "failed", _sentence(kind, error))
         raise
-    _close(handle, "done", handle.message)
+    else:
+        _close(handle, "done", handle.message)
+    finally:
+        handle.end()
+        alive.join()
+
+
+def cancel(session: Session, job_id: int) -> Job:
+    """Cancel a job. The process that runs it ends at its next step, and its result does not count.
+
+    Raises:
+        UnknownRecordError: there is no such job, or it does not run.
+    """
+    row = session.get(Job, job_id, with_for_update=True)
+    if row is None or row.status != "running":
+        raise UnknownRecordError(f"No job {job_id} is running; `maskloop jobs list` names them.")
+    row.status, row.message, row.finished_at = "cancelled", "Cancelled by request.", now()
+    return row
+
+
+def get(session: Session, job_id: int) -> Job:
+    """The job with this number.
+
+    Raises:
+        UnknownRecordError: there is none.
+    """
+    row = session.get(Job, job_id)
+    if row is None:
+        raise UnknownRecordError(f"There is no job {job_id}; `maskloop jobs list` names them.")
+    return row
 
 
 def running(session: Session, kind: str) -> Job | None:
@@ -120,7 +204,7 @@ def outcome(row: Job) -> Literal["running", "done", "failed", "crashed"]:
         return "done"
     if row.status == "running":
         return "running" if _alive(row) else "crashed"
-    return "crashed" if row.finished_at is None else "failed"
+    return "crashed" if row.finished_at is None else "failed"  # or cancelled
 
 
 def must_pause(session: Session, kind: str) -> bool:
@@ -152,6 +236,8 @@ def bury_dead(session: Session, kind: str | None = None) -> int:
 
 
 def _alive(row: Job) -> bool:
+    if now() - row.seen_at >= SILENT_AFTER:  # dead, hung, or stopped by a signal
+        return False
     host, _, process = (row.owner or "").rpartition(":")
     if host == socket.gethostname() and process.isdigit():
         try:
@@ -160,7 +246,7 @@ def _alive(row: Job) -> bool:
             return False
         except PermissionError:
             pass
-    return now() - row.seen_at < SILENT_AFTER
+    return True
 
 
 def _me() -> str:
@@ -177,5 +263,7 @@ def _sentence(kind: str, error: BaseException) -> str:
 
 def _close(handle: JobHandle, status: str, message: str | None) -> None:
     values = {"status": status, "message": message, "result": handle.result, "finished_at": now()}
+    # A run that was cancelled or overtaken leaves the row as the others see it.
+    own = update(Job).where(Job.id == handle.id, Job.status == "running")
     with handle.sessions.begin() as session:
-        session.execute(update(Job).where(Job.id == handle.id).values(**values))
+        session.execute(own.values(**values))

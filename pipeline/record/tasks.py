@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from pipeline.errors import UnknownRecordError
+from pipeline.record.retries import is_due, next_try
 from pipeline.record.tables import Embedding, ModelVersion, Round, RoundItem, Task
 from pipeline.record.tables.task import TaskStatus
 
@@ -55,9 +56,9 @@ def put(session: Session, project_id: int, ls_task_id: int, url: str) -> Task:
             )
             task = session.scalars(known).one()
     if task.url != url:
-        # All three columns are written even if they were empty when we read them: another process
-        # may have written the image of the old address since.
-        forget = {"url": url, "image_id": None, "problem": None}
+        # All of these columns are written even if they were empty when we read them: another
+        # process may have written the image of the old address since.
+        forget = {"url": url, "image_id": None, "problem": None, "attempts": 0, "try_at": None}
         session.execute(update(Task).where(Task.id == task.id).values(forget))
         session.refresh(task)
     return task
@@ -65,12 +66,15 @@ def put(session: Session, project_id: int, ls_task_id: int, url: str) -> Task:
 
 def note_image(session: Session, task: Task, image_id: int) -> None:
     """Write which image was found at the address that ``task`` shows, if it still shows it."""
-    _note(session, task, {"image_id": image_id, "problem": None})
+    values = {"image_id": image_id, "problem": None, "attempts": 0, "try_at": None}
+    _note(session, task, values)
 
 
 def note_problem(session: Session, task: Task, problem: str) -> None:
     """Write why no image was found at the address that ``task`` shows, if it still shows it."""
-    _note(session, task, {"problem": problem})
+    attempts = task.attempts + 1
+    values = {"problem": problem, "attempts": attempts, "try_at": next_try(attempts)}
+    _note(session, task, values)
 
 
 def _note(session: Session, task: Task, values: dict[str, Any]) -> None:
@@ -102,11 +106,11 @@ def to_encode(session: Session, project_id: int | None = None, *, again: bool = 
 
     Args:
         project_id: only of this project.
-        again: also those whose image could not be used at the last attempt.
+        again: also those whose image could not be used at the last attempt, if it is time to try
+            it again.
     """
     statement = select(Task.id).where(Task.url != "", Task.status != "deleted")
-    if not again:
-        statement = statement.where(Task.problem.is_(None))
+    statement = statement.where(is_due(Task) if again else Task.problem.is_(None))
     serving = select(ModelVersion.encoder).where(ModelVersion.status == "serving")
     encoder = session.scalars(serving).first()
     if encoder is not None:

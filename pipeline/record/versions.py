@@ -124,7 +124,8 @@ def refuse(session: Session, version: ModelVersion) -> None:
 def rollback(session: Session) -> ModelVersion:
     """Let the version that served before the present one serve again; returns that version.
 
-    The times of promotion do not change, so a second rollback goes back one more version.
+    The version that is left counts as refused, so that no later rollback comes back to it. The
+    times of promotion do not change, so a second rollback goes back one more version.
 
     Raises:
         UnknownRecordError: no version served before.
@@ -143,6 +144,9 @@ def rollback(session: Session) -> ModelVersion:
             "No earlier model version to go back to; `maskloop models promote NAME` picks any."
         )
     _swap(session, current, previous)
+    if current is not None:
+        current.status = "refused"
+        session.flush()
     return previous
 
 

@@ -102,10 +102,11 @@ class ServingModel:
             log.info("Now serving model version %s instead of %s.", version.name, held[0].name)
         except SQLAlchemyError as error:
             log.warning("Cannot ask which version serves, %s stays: %s", held[0].name, error)
-        except MaskloopError as error:
+        except Exception as error:  # PyTorch has errors of its own, such as a full GPU
             if wanted is not None:
                 self._faulty = wanted, time.monotonic()
-            log.error("%s stays in service. %s", held[0].name, error)
+            trace = None if isinstance(error, MaskloopError) else error
+            log.error("%s stays in service. %s", held[0].name, error, exc_info=trace)
 
     def _is_faulty(self, version_id: int) -> bool:
         if self._faulty is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import timedelta
 
 from model.errors import MaskloopError
 from pipeline.images.catalog import task_of
@@ -12,14 +11,10 @@ from pipeline.labelstudio.connection import Json
 from pipeline.labelstudio.projects import project_config
 from pipeline.queue import FINETUNE
 from pipeline.record import annotation_rows, events, tasks
-from pipeline.record.tables import now
 from pipeline.runtime import Runtime
 from pipeline.sync.annotations import apply_annotation
 
 log = logging.getLogger(__name__)
-
-# After this time reconcile has read the change of a failing event from the API anyway.
-GIVE_UP = timedelta(days=1)
 
 
 def handle_event(runtime: Runtime, event_id: int) -> None:
@@ -38,11 +33,10 @@ def handle_event(runtime: Runtime, event_id: int) -> None:
         problems = work(runtime, event.action, event.payload)
     except Exception as error:
         with runtime.sessions.begin() as session:
-            done = now() - event.received_at > GIVE_UP
-            events.close(session, event_id, sentence(error), done=done)
+            events.note_failure(session, event_id, sentence(error))
         raise
     with runtime.sessions.begin() as session:
-        events.close(session, event_id, "; ".join(problems) or None, done=True)
+        events.close(session, event_id, "; ".join(problems) or None)
 
 
 def work(runtime: Runtime, action: str, payload: Json) -> list[str]:
@@ -73,7 +67,7 @@ def work(runtime: Runtime, action: str, payload: Json) -> list[str]:
                 gone = tasks.by_ls_ids(session, _ids(payload.get("tasks")))
                 annotation_rows.remove_tasks(session, gone)
         case "START_TRAINING":  # stored while Redis was down; the button has no other effect
-            runtime.enqueuer.send(FINETUNE)
+            runtime.enqueuer.send(FINETUNE, True)
         case _:
             log.debug("Event %s concerns nothing in the record.", action)
     return []

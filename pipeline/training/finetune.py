@@ -19,7 +19,7 @@ from model.training.finetune import FineTuneConfig, finetune
 from pipeline.embeddings.backlog import encode_all
 from pipeline.errors import NotEnoughDataError
 from pipeline.record import snapshots, versions
-from pipeline.record.jobs import job
+from pipeline.record.jobs import JobHandle, job
 from pipeline.record.tables import GateDecision, ModelVersion, Snapshot, SnapshotRegion
 from pipeline.runtime import Runtime
 from pipeline.training import gate, samples
@@ -27,6 +27,8 @@ from pipeline.training.due import KIND
 from pipeline.training.snapshots import take_snapshot
 
 log = logging.getLogger(__name__)
+
+STATES = "work"  # folder in the home folder, of runs that were begun
 
 
 def run_finetune(runtime: Runtime, progress: Progress = silent) -> dict[str, Any]:
@@ -54,12 +56,14 @@ def run_finetune(runtime: Runtime, progress: Progress = silent) -> dict[str, Any
                 "snapshot": snapshot.id,
             }
         else:
-            result = _train_and_judge(runtime, snapshot, both(handle.progress, progress))
+            result = _train_and_judge(runtime, snapshot, handle, both(handle.progress, progress))
         handle.result, handle.message = result, result["reason"]
     return result
 
 
-def _train_and_judge(runtime: Runtime, snapshot: Snapshot, progress: Progress) -> dict[str, Any]:
+def _train_and_judge(
+    runtime: Runtime, snapshot: Snapshot, handle: JobHandle, progress: Progress
+) -> dict[str, Any]:
     settings = runtime.settings.finetune
     base = runtime.registry.ensure_base()
     with runtime.sessions() as session:
@@ -76,7 +80,7 @@ def _train_and_judge(runtime: Runtime, snapshot: Snapshot, progress: Progress) -
             "label more images."
         )
     candidate = _candidate(runtime, snapshot, base, model, train, steps.part(2))
-    return _judge(runtime, snapshot, candidate, held_out, steps)
+    return _judge(runtime, snapshot, candidate, held_out, handle, steps)
 
 
 def _candidate(
@@ -101,7 +105,9 @@ def _candidate(
         seed=chosen.seed,
     )
     chosen_samples = samples.Samples(train, runtime.embeddings, model)
-    trained = finetune(model, chosen_samples, config, progress)
+    # On this machine a killed run goes on from here; on another one it starts again.
+    state = runtime.settings.home.resolve() / STATES / f"finetune-{snapshot.digest[:32]}.pt"
+    trained = finetune(model, chosen_samples, config, progress, state=state)
     return runtime.registry.add_candidate(trained, snapshot)
 
 
@@ -110,6 +116,7 @@ def _judge(
     snapshot: Snapshot,
     candidate: ModelVersion,
     held_out: list[SnapshotRegion],
+    handle: JobHandle,
     steps: Steps,
 ) -> dict[str, Any]:
     """Compare with the serving version; write the decision and promotion in one transaction."""
@@ -131,7 +138,7 @@ def _judge(
             model = runtime.registry.load_to_serve(candidate)
             # This may take hours, and a job without a sign of life for minutes counts as dead.
             encode_all(runtime.sessions, runtime.embeddings, model, steps.after())
-        now_serving = _record(runtime, candidate, serving, verdict)
+        now_serving = _record(runtime, candidate, serving, verdict, handle)
         if now_serving is not None:
             break
         log.info("The serving version changed during the comparison; comparing with the new one.")
@@ -181,8 +188,9 @@ def _record(
     candidate: ModelVersion,
     serving: ModelVersion,
     verdict: gate.Verdict,
+    handle: JobHandle,
 ) -> ModelVersion | None:
-    """Write the decision and act on it.
+    """Write the decision and act on it, unless another process has taken the job over.
 
     A candidate that was promoted meanwhile keeps serving, whatever the verdict: the verdict is
     recorded against the version that served before, because no version is compared with itself.
@@ -193,6 +201,7 @@ def _record(
     """
     with runtime.sessions.begin() as session:
         versions.hold_serving(session)
+        handle.hold(session)
         current = versions.serving(session)
         if current is None or current.id not in (serving.id, candidate.id):
             return None

@@ -50,6 +50,7 @@ def promote(
     # The job is exclusive only so that images are not encoded twice. ``at_once`` is for an
     # emergency, where nobody can wait hours for another job to end.
     with job(runtime.sessions, KIND, exclusive=not at_once) as handle:
+        handle.result = {"version": version.name}  # Also when it fails, for a retry.
         # A version that cannot be loaded must not become the serving version.
         model = runtime.registry.load_to_serve(version)
         if not at_once:
@@ -58,6 +59,7 @@ def promote(
         with runtime.sessions.begin() as session:
             version = session.get_one(ModelVersion, version.id)
             versions.hold_serving(session)
+            handle.hold(session)
             present = versions.serving(session)
             if not at_once and _id(present) not in (_id(before), version.id):
                 raise OvertakenError(

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pipeline.errors import NotEnoughDataError
 from pipeline.record import regions, snapshots
+from pipeline.record.engine import lock
 from pipeline.record.regions import Content
 from pipeline.record.tables import Snapshot, SnapshotRegion
 
@@ -40,6 +41,7 @@ def take_snapshot(sessions: sessionmaker[Session]) -> Snapshot:
     ]
     digest = _digest(content for _, content in accepted)
     with sessions.begin() as session:
+        lock(session, "snapshot")  # Two processes at once make one snapshot.
         return snapshots.by_digest(session, digest) or snapshots.add(session, digest, frozen)
 
 

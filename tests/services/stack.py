@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.errors import ServiceError
 from pipeline.mirror.mongod import find_mongod
-from pipeline.settings import HOME_VARIABLE
+from pipeline.settings import HOME_VARIABLE, Settings
 from pipeline.stack.processes import leftovers, stop_all
 from tests.services.label_studio import label_studio_binary
 from tests.services.mongod import free_port
@@ -101,6 +101,7 @@ def made_stack(folder: Path, **settings: object) -> Iterator[Stack]:
         "MASKLOOP_FIFTYONE__DATABASE_URI": (
             f"mongodb://maskloop:secret@127.0.0.1:{free_port()}/?authSource=admin"
         ),
+        "MASKLOOP_DATABASE_URL": Settings(home=home).sql_url,
         "MASKLOOP_REDIS_URL": f"redis://:secret@127.0.0.1:{free_port()}/0",
         **{f"MASKLOOP_{name}": str(value) for name, value in settings.items()},
     }

@@ -29,7 +29,12 @@ from pipeline.status import status
 from pipeline.training.finetune import run_finetune
 
 HOME = Path(__file__).parents[1] / "data" / "home-0002.zip"
-NEW_COLUMNS = {"region": {"mask_sha256"}}
+NEW_COLUMNS = {
+    "region": {"mask_sha256"},
+    "job": {"attempt"},
+    "task": {"attempts", "try_at"},
+    "event": {"attempts", "try_at"},
+}
 NEW_TABLES = {"heartbeat"}
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from pipeline.record.tables.base import Base, Words, now
 
-JobStatus = Literal["running", "done", "failed"]
+JobStatus = Literal["running", "done", "failed", "cancelled"]
 
 
 class Round(Base):
@@ -43,15 +43,17 @@ class RoundItem(Base):
 
 
 class Job(Base):
-    """One run of a long job, for ``maskloop status`` and for retries."""
+    """One run of a long job. Its number grows with each run, so a run can see that a newer one of
+    its kind has taken over."""
 
     __tablename__ = "job"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     kind: Mapped[str] = mapped_column(String(32), index=True)
     status: Mapped[JobStatus] = mapped_column(
-        Enum("running", "done", "failed", native_enum=False, length=16)
+        Enum("running", "done", "failed", "cancelled", native_enum=False, length=16)
     )
+    attempt: Mapped[int] = mapped_column(default=1)  # 2 and more: the run before it crashed
     done: Mapped[int] = mapped_column(default=0)
     total: Mapped[int | None]
     message: Mapped[str | None] = mapped_column(Words)  # the sentence a user sees

@@ -30,6 +30,8 @@ class Task(Base):
         index=True,
     )
     problem: Mapped[str | None] = mapped_column(Words)
+    attempts: Mapped[int] = mapped_column(default=0)  # at its image, which failed so often in a row
+    try_at: Mapped[datetime | None]  # not before this time; None: when there is an occasion
     hardness: Mapped[float | None]  # [0, 1], as the last selection ranked it
     # Label Studio's update time of the task at the last reconcile pass that compared annotations.
     reconciled_at: Mapped[datetime | None]
@@ -71,3 +73,5 @@ class Event(Base):
     received_at: Mapped[datetime] = mapped_column(default=now)
     done_at: Mapped[datetime | None]
     problem: Mapped[str | None] = mapped_column(Words)
+    attempts: Mapped[int] = mapped_column(default=0)  # that failed
+    try_at: Mapped[datetime | None]  # not before this time

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from pipeline.settings import Settings
 from tests.editor import Editor, click, photograph, save
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -35,6 +36,7 @@ def client(tmp_path: Path) -> Iterator[httpx.Client]:
         "MASKLOOP_HOME": str(tmp_path),
         "MASKLOOP_IMAGES__FILES_ROOT": str(tmp_path / "files"),
         "MASKLOOP_MODEL__DEVICE": "cpu",
+        "MASKLOOP_DATABASE_URL": Settings(home=tmp_path).sql_url,
         "MASKLOOP_REDIS_URL": "redis://127.0.0.1:1/0",
     }
     command = [sys.executable, "-m", "uvicorn", "--factory", "backend.http.app:create_app"]

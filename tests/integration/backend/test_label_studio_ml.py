@@ -91,6 +91,7 @@ def environment(home: Path) -> dict[str, str]:
         "MASKLOOP_HOME": str(home),
         "MASKLOOP_IMAGES__FILES_ROOT": str(home / "files"),
         "MASKLOOP_MODEL__DEVICE": "cpu",
+        "MASKLOOP_DATABASE_URL": settings.sql_url,
         "MASKLOOP_REDIS_URL": settings.redis_url,
     }
 

@@ -99,7 +99,9 @@ def small_disc(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_clicks_go_on_while_the_disc_is_full_and_say_so(small_disc: Path) -> None:
-    settings = settings_for(small_disc / "home")
+    # A file on that disc, whatever the other tests use: PostgreSQL has discs of its own.
+    address = f"sqlite:///{small_disc / 'home' / 'maskloop.sqlite3'}"
+    settings = settings_for(small_disc / "home").model_copy(update={"database_url": address})
     save(photograph(), small_disc / "home" / "files" / "balls.png")
     with backend(settings) as client:
         editor = Editor(client)

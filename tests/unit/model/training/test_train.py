@@ -241,3 +241,49 @@ def test_a_fine_tune_with_nothing_to_learn_from_says_so():
             finetune(model, samples, FineTuneConfig(steps=1))
     with pytest.raises(DatasetError, match="does not fit"):
         finetune(model, [(embedding, np.ones((5, 5), bool))], FineTuneConfig(steps=1))
+
+
+def test_a_fine_tune_that_was_killed_ends_with_the_weights_of_an_unbroken_one(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("model.training.finetune.SAVE_SECONDS", 0.0)
+    torch.manual_seed(0)
+    base = SegNext(TINY).eval()
+    image, indices = shape_picture(1, (96, 96))
+    samples = [(base.encode(image), indices == index) for index in (1, 2)]
+    config = FineTuneConfig(steps=6, batch=2, learning_rate=1e-3)
+    whole = finetune(base, samples, config)
+    state = tmp_path / "state.pt"
+
+    def die(done, _total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(base, samples, config, die, state=state)
+    steps = []
+    resumed = finetune(base, samples, config, lambda done, _: steps.append(done), state=state)
+    assert steps == [4, 5, 6]
+    assert not state.exists()
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_state_of_another_fine_tune_or_a_damaged_one_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("model.training.finetune.SAVE_SECONDS", 0.0)
+    base = SegNext(TINY).eval()
+    image, indices = shape_picture(1, (96, 96))
+    samples = [(base.encode(image), indices == index) for index in (1, 2)]
+    state = tmp_path / "state.pt"
+
+    def die(_done, _total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(base, samples, FineTuneConfig(steps=2, batch=2), die, state=state)
+    for data in (state.read_bytes(), b"no pickle", b""):
+        state.write_bytes(data)
+        steps = []
+        other = FineTuneConfig(steps=3, batch=2)
+        finetune(base, samples, other, lambda done, _, seen=steps: seen.append(done), state=state)
+        assert steps == [1, 2, 3]

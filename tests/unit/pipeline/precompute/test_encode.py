@@ -13,8 +13,9 @@ from pipeline.images.catalog import MOST_ADDRESS, image_key, task_row
 from pipeline.labelstudio.client import RemoteTask
 from pipeline.labelstudio.template import default_label_config
 from pipeline.precompute.encode import encode_task, register_tasks
+from pipeline.record import retries
 from pipeline.record import tasks as task_rows
-from pipeline.record.tables import Embedding, Image, Task
+from pipeline.record.tables import Embedding, Image, Task, now
 from tests.loop import Loop, disk_picture, make_loop
 
 
@@ -56,9 +57,23 @@ def test_a_task_whose_image_is_gone_waits_until_it_is_asked_for_again(loop: Loop
         encode_task(loop.runtime, row)
     assert waiting(loop) == []
     with loop.runtime.sessions() as session:
+        assert task_rows.to_encode(session, 1, again=True) == []  # not at once
+        task = session.get_one(Task, row)
+        assert task.problem and task.attempts == 1
+        assert task.try_at is not None and task.try_at > now()
+    for attempt in range(2, retries.MOST_ATTEMPTS + 1):
+        with loop.runtime.sessions.begin() as session:
+            session.get_one(Task, row).try_at = now()
+        with loop.runtime.sessions() as session:
+            assert task_rows.to_encode(session, 1, again=True) == [row], attempt
+        with pytest.raises(ImageSourceError):
+            encode_task(loop.runtime, row)
+    with loop.runtime.sessions.begin() as session:
+        session.get_one(Task, row).try_at = now()
+        assert task_rows.to_encode(session, 1, again=True) == []  # quarantined
+        assert [task.id for task in retries.quarantined_tasks(session, 5)] == [row]
+        retries.release(session, Task)
         assert task_rows.to_encode(session, 1, again=True) == [row]
-    with loop.runtime.sessions() as session:
-        assert session.get_one(Task, row).problem
 
 
 def test_another_encoder_makes_every_task_wait_again(loop: Loop) -> None:

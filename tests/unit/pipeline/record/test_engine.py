@@ -15,7 +15,7 @@ from sqlalchemy.pool import QueuePool
 
 from pipeline.errors import DatabaseError, SettingsError
 from pipeline.record import schema
-from pipeline.record.engine import KEPT, lock, make_engine, sessions_on
+from pipeline.record.engine import KEPT, lock, make_engine, only_one, sessions_on
 from pipeline.record.tables import Event, Image, Task
 from pipeline.settings import Settings
 
@@ -221,3 +221,12 @@ def test_moments_keep_their_zone(sessions: sessionmaker[Session]) -> None:
         made = session.scalars(select(Image)).one().created_at
     offset = made.utcoffset()
     assert offset is not None and offset.total_seconds() == 0
+
+
+def test_only_one_process_at_a_time_holds_a_name(settings: Settings) -> None:
+    with only_one(settings, "reconcile") as first:
+        assert first
+        with only_one(settings, "reconcile") as second, only_one(settings, "other") as other:
+            assert (second, other) == (False, True)
+    with only_one(settings, "reconcile") as again:
+        assert again

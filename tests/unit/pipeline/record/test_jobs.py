@@ -3,16 +3,17 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from pipeline.errors import BusyError, NotEnoughDataError
-from pipeline.record import schema
+from pipeline.errors import BusyError, JobEndedError, NotEnoughDataError, UnknownRecordError
+from pipeline.record import jobs, schema
 from pipeline.record.engine import make_engine, sessions_on
-from pipeline.record.jobs import SILENT_AFTER, bury_dead, done_by, job, running
+from pipeline.record.jobs import SILENT_AFTER, bury_dead, done_by, job, must_pause, running
 from pipeline.record.tables import Job, now
 from pipeline.settings import Settings
 
@@ -117,3 +118,51 @@ def test_a_message_delivered_again_finds_what_it_did(sessions: sessionmaker[Sess
         assert found.id == handle.id
         assert done_by(session, "select", "b") is None
         assert done_by(session, "mirror", "a") is None
+
+
+def test_a_running_job_gives_signs_of_life_without_progress(
+    sessions: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "ALIVE_EVERY", 0.05)
+    with job(sessions, "finetune"):
+        before = only(sessions).seen_at
+        deadline = time.monotonic() + 10
+        while only(sessions).seen_at == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def test_a_cancelled_job_ends_at_its_next_step_and_stays_cancelled(
+    sessions: sessionmaker[Session],
+) -> None:
+    with pytest.raises(JobEndedError, match="was cancelled"), job(sessions, "encode") as handle:
+        with sessions.begin() as session:
+            jobs.cancel(session, handle.id)
+        handle.progress(5, 5)
+    row = only(sessions)
+    assert (row.status, row.message) == ("cancelled", "Cancelled by request.")
+    with sessions() as session:
+        assert must_pause(session, "encode")  # It does not start again by itself at once.
+        with pytest.raises(UnknownRecordError, match="maskloop jobs list"):
+            jobs.cancel(session, row.id)
+        with pytest.raises(UnknownRecordError):
+            jobs.cancel(session, 999)
+
+
+def test_a_run_that_comes_back_after_another_took_over_writes_nothing(
+    sessions: sessionmaker[Session],
+) -> None:
+    with pytest.raises(JobEndedError), job(sessions, "finetune", exclusive=True) as stopped:
+        with sessions.begin() as session:  # It was stopped by a signal for long.
+            session.get_one(Job, stopped.id).seen_at = now() - SILENT_AFTER
+        with job(sessions, "finetune", exclusive=True) as other:
+            assert other.id > stopped.id
+            with sessions.begin() as session:
+                other.hold(session)
+        stopped.result = {"promoted": True}
+        with sessions.begin() as session:
+            stopped.hold(session)
+    with sessions() as session:
+        first, second = session.query(Job).order_by(Job.id)
+        assert (first.status, first.result, first.attempt) == ("failed", None, 1)
+        assert (second.status, second.attempt) == ("done", 2)

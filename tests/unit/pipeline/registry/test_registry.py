@@ -16,6 +16,7 @@ from model.network.segnext import SegNext
 from pipeline.errors import UnknownRecordError
 from pipeline.record import versions
 from pipeline.record.tables import ModelVersion, Snapshot
+from pipeline.registry import serving
 from pipeline.registry.serving import ServingModel
 from tests.loop import Loop, make_loop, tiny_model
 
@@ -122,6 +123,37 @@ def test_promotion_retires_and_rollback_goes_back_step_by_step(loop: Loop) -> No
         versions.rollback(session)
     promote(loop, third)
     assert statuses(loop)[third.name] == "serving"
+
+
+def test_a_rollback_never_comes_back_to_a_version_that_was_left(loop: Loop) -> None:
+    base(loop)
+    second, third = candidate(loop, 1), candidate(loop, 2)
+    promote(loop, second)
+    with loop.runtime.sessions.begin() as session:
+        assert versions.rollback(session).name == "base"
+    promote(loop, third)
+    with loop.runtime.sessions.begin() as session:
+        assert versions.rollback(session).name == "base"
+    assert statuses(loop) == {"base": "serving", second.name: "refused", third.name: "refused"}
+
+
+def test_a_version_that_breaks_while_it_loads_is_not_tried_at_every_click(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base(loop)
+    other, tried = candidate(loop, 1), []
+    model = loop.runtime.serving.current()[1]
+
+    def full(version: ModelVersion) -> SegNext:
+        tried.append(version.name)
+        raise RuntimeError("CUDA out of memory")  # no error of ours
+
+    monkeypatch.setattr(loop.runtime.registry, "load_to_serve", full)
+    monkeypatch.setattr(serving, "CHECK_EVERY", 0.0)
+    promote(loop, other)
+    for _ in range(3):
+        assert loop.runtime.serving.current()[1] is model
+    assert tried == [other.name]
 
 
 def test_the_database_refuses_two_serving_versions(loop: Loop) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from model.errors import MaskloopError
 from pipeline.images.catalog import task_row
+from pipeline.record import versions
 from pipeline.record.jobs import job
-from pipeline.record.tables import Task
+from pipeline.record.tables import Round, Task, now
 from pipeline.selection.due import KIND, round_due
 from tests.loop import Loop, disk_picture, make_loop
 
@@ -85,4 +86,38 @@ def test_a_running_choice_and_one_that_just_failed_are_waited_for(loop: Loop) ->
     assert is_due(loop)
     with pytest.raises(MaskloopError), job(loop.runtime.sessions, KIND, exclusive=True):
         raise MaskloopError("Label Studio is away; start it.")
+    assert not is_due(loop)
+
+
+def made_round(loop: Loop, *, written: bool) -> None:
+    with loop.runtime.sessions.begin() as session:
+        row = Round(ls_project_id=PROJECT, number=0, settings={})
+        row.written_at = now() if written else None
+        session.add(row)
+
+
+def test_a_round_that_label_studio_never_got_is_due_again(loop: Loop) -> None:
+    first, _ = (add_task(loop, number) for number in (1, 2))
+    encode(loop)
+    set_status(loop, first, "queued")
+    made_round(loop, written=False)
+    assert is_due(loop)
+    with loop.runtime.sessions.begin() as session:
+        session.query(Round).one().written_at = now()
+    assert not is_due(loop)
+
+
+def test_a_promotion_makes_a_round_due_even_if_its_message_was_lost(loop: Loop) -> None:
+    first, _ = (add_task(loop, number) for number in (1, 2))
+    encode(loop)
+    set_status(loop, first, "queued")
+    made_round(loop, written=True)
+    assert not is_due(loop)
+    with loop.runtime.sessions.begin() as session:
+        serving = versions.serving(session)
+        assert serving is not None
+        serving.promoted_at = now()
+    assert is_due(loop)
+    with loop.runtime.sessions.begin() as session:
+        session.add(Round(ls_project_id=PROJECT, number=1, settings={}, written_at=now()))
     assert not is_due(loop)

@@ -14,8 +14,8 @@ import pytest
 from model.checkpoints.files import save
 from model.network.segnext import SegNext
 from model.training.finetune import FineTuneConfig
-from pipeline.errors import BusyError, NotEnoughDataError
-from pipeline.record import snapshots, versions
+from pipeline.errors import BusyError, JobEndedError, NotEnoughDataError
+from pipeline.record import jobs, snapshots, versions
 from pipeline.record.jobs import job
 from pipeline.record.tables import Embedding, GateDecision, Job, ModelVersion, Region
 from pipeline.runtime import Runtime
@@ -114,9 +114,9 @@ def test_training_starts_from_the_base_every_time(
     started: list[SegNext] = []
     train = finetuning.finetune
 
-    def watch(model: SegNext, *args: object) -> SegNext:
+    def watch(model: SegNext, *args: object, **options: object) -> SegNext:
         started.append(model)
-        return train(model, *args)  # type: ignore[arg-type]
+        return train(model, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(finetuning, "finetune", watch)
     run(loop)
@@ -162,7 +162,7 @@ def test_one_lost_image_and_one_damaged_mask_do_not_stop_it(
 def test_a_crash_in_training_leaves_serving_untouched_and_runs_again(
     loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def crash(*_: object) -> SegNext:
+    def crash(*_: object, **__: object) -> SegNext:
         raise MemoryError
 
     with monkeypatch.context() as patch:
@@ -254,6 +254,46 @@ def test_a_candidate_that_is_promoted_before_the_comparison_is_not_compared_with
     assert run(loop)["status"] == "unchanged"
 
 
+def test_a_killed_fine_tune_goes_on_where_it_was(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.training.finetune.SAVE_SECONDS", 0.0)
+    began: list[int] = []
+
+    def die(done: int, total: int | None) -> None:
+        if done >= 10:  # after three of six steps, which follow seven usable regions
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(loop, die)
+    (state,) = (loop.runtime.settings.home / finetuning.STATES).glob("finetune-*.pt")
+    assert state.stat().st_mode & 0o077 == 0
+    run(loop, lambda done, total: began.append(done))
+    assert not state.exists()
+    assert next(done for done in began if done > 7) == 11  # the fourth step
+
+
+def test_a_run_that_another_has_overtaken_decides_nothing(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule(monkeypatch, promote=True)
+    compare = finetuning._compare
+
+    def overtaken(*args: object) -> Verdict:
+        with loop.runtime.sessions.begin() as session:
+            row = session.query(Job).filter_by(status="running").one()
+            jobs.cancel(session, row.id)
+        return compare(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(finetuning, "_compare", overtaken)
+    with pytest.raises(JobEndedError, match="cancelled, or another process"):
+        run(loop)
+    assert serving(loop) == "base"
+    with loop.runtime.sessions() as session:
+        assert session.query(GateDecision).count() == 0
+        assert [row.status for row in session.query(Job)] == ["cancelled"]
+
+
 def test_two_fine_tunes_do_not_run_at_once(loop: Loop) -> None:
     with job(loop.runtime.sessions, "finetune", exclusive=True), pytest.raises(BusyError):
         run(loop)
@@ -262,7 +302,9 @@ def test_two_fine_tunes_do_not_run_at_once(loop: Loop) -> None:
 def test_config_comes_from_the_settings(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[FineTuneConfig] = []
 
-    def stop(model: SegNext, samples: object, config: FineTuneConfig, _: object) -> SegNext:
+    def stop(
+        model: SegNext, _: object, config: FineTuneConfig, *__: object, **___: object
+    ) -> SegNext:
         seen.append(config)
         return model
 
