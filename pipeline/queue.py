@@ -29,6 +29,7 @@ FINETUNE_IF_DUE = "maskloop.finetune_if_due"
 SELECT_IF_DUE = "maskloop.select_if_due"
 SELECT = "maskloop.select"  # (Label Studio's project id[, tasks in the round])
 MIRROR = "maskloop.mirror"
+PRUNE = "maskloop.prune"
 PROMOTE = "maskloop.promote"  # (name of a model version)
 
 EVENTS_QUEUE = "events"
@@ -39,6 +40,7 @@ QUEUES = {
     HANDLE_EVENT: EVENTS_QUEUE,
     RECONCILE: EVENTS_QUEUE,
     FINETUNE_IF_DUE: EVENTS_QUEUE,
+    PRUNE: EVENTS_QUEUE,
     ENCODE_TASK: ENCODE_QUEUE,
     ENCODE_PROJECT: ENCODE_QUEUE,
     FINETUNE: TRAINING_QUEUE,

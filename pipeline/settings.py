@@ -175,6 +175,21 @@ class WorkerSettings(Section):
     )
 
 
+class RetentionSettings(Section):
+    events_days: int = Field(30, ge=1, description="Days that handled webhooks are kept.")
+    replies_days: int = Field(
+        90,
+        ge=1,
+        description="Days that the model's replies between the first and the last of an accepted "
+        "region are kept.",
+    )
+    jobs_days: int = Field(90, ge=1, description="Days that rows of ended jobs are kept.")
+    refused_days: int = Field(
+        30, ge=1, description="Days that weights are kept that the gate refused."
+    )
+    snapshots: int = Field(5, ge=1, description="Number of judged snapshots whose masks are kept.")
+
+
 class FiftyOneSettings(Section):
     database_uri: str = Field("mongodb://127.0.0.1:27017", description="Address of mongod.")
     dataset: str = Field("maskloop", description="Name of the mirrored dataset.")
@@ -220,6 +235,7 @@ class Settings(BaseSettings):
     selection: SelectionSettings = SelectionSettings()
     workers: WorkerSettings = WorkerSettings()
     fiftyone: FiftyOneSettings = FiftyOneSettings()
+    retention: RetentionSettings = RetentionSettings()
 
     @model_validator(mode="after")
     def _move_ports(self) -> Self:

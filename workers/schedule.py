@@ -7,6 +7,7 @@ from typing import Any
 from pipeline import queue
 from pipeline.settings import Settings
 
+DAY_SECONDS = 86_400
 AGAIN_SECONDS = 3600  # between two tries of images that could not be fetched
 
 
@@ -20,6 +21,7 @@ def schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         "select": _every(settings.workers.check_seconds, queue.SELECT_IF_DUE),
         "finetune": _every(settings.workers.check_seconds, queue.FINETUNE_IF_DUE),
         "mirror": _every(settings.workers.mirror_seconds, queue.MIRROR),
+        "prune": _every(DAY_SECONDS, queue.PRUNE),
     }
     if (project := settings.label_studio.project) is not None:
         # New images are encoded when they arrive; this is for those that could not be fetched then.

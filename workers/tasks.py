@@ -155,6 +155,14 @@ def mirror() -> Result:
     return asdict(mirror(runtime()))
 
 
+@loop_task(queue.PRUNE, retries=0)
+def prune() -> Result:
+    """Remove what nobody needs any more."""
+    from pipeline.retention.prune import prune
+
+    return asdict(prune(runtime()))
+
+
 @loop_task(queue.PROMOTE)
 def promote(name: str) -> Result:
     """Encode every image with a version's encoder, then let that version serve."""

@@ -95,7 +95,10 @@ def _contents(manifest: Manifest, folder: Path) -> Contents:
     try:
         with integrity(folder / archive.RECORD) as record:
             images = record.execute("SELECT sha256, extension FROM image").fetchall()
-            keys = [key for (key,) in record.execute("SELECT key FROM model_version")]
+            # The weights of a refused version may have been removed.
+            needed = "SELECT key FROM model_version WHERE status != 'refused'"
+            keys = [key for (key,) in record.execute(needed)]
+            (versions,) = record.execute("SELECT COUNT(*) FROM model_version").fetchone()
             (masks,) = record.execute("SELECT COUNT(*) FROM region").fetchone()
         if label_studio.exists():
             with integrity(label_studio):
@@ -110,7 +113,6 @@ def _contents(manifest: Manifest, folder: Path) -> Contents:
         problems.append(
             f"{len(missing)} files that the record names are not in it, {missing[0]} among them."
         )
-    versions = len(keys) - len(images)
     return Contents(manifest, len(images), masks, versions, tuple(problems))
 
 

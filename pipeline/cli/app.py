@@ -110,6 +110,7 @@ for command in (
     keeping.backup,
     keeping.restore,
     keeping.verify,
+    keeping.prune,
 ):
     app.command()(command)
 app.command(name="eval")(measure.evaluate)

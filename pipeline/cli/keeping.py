@@ -1,4 +1,4 @@
-"""``maskloop backup``, ``restore`` and ``verify``: keeping what cannot be made again."""
+"""``maskloop backup``, ``restore``, ``verify`` and ``prune``: what is kept, and what is not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import console
-from pipeline.cli.options import open_runtime
+from pipeline.cli.options import Json, open_runtime
 
 File = Annotated[Path, typer.Argument(help="The file of the backup, such as maskloop.tar.")]
 
@@ -63,6 +63,26 @@ def verify(file: File) -> None:
     )
     if contents.problems:
         raise typer.Exit(1)
+
+
+def prune(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove old events, replies, jobs, refused weights and leftovers now, as each night does.
+
+    `[retention]` in the settings says how long each is kept. Accepted masks, images and versions
+    that served are never removed.
+    """
+    from dataclasses import asdict
+
+    from pipeline.retention.prune import prune as remove
+
+    with open_runtime() as runtime:
+        report = asdict(remove(runtime, dry_run=dry_run))
+    console.print_json(report) if as_json else console.print_pairs(report)
 
 
 def _say(*sentences: str) -> None:

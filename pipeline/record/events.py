@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
+from sqlalchemy import delete as remove
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
@@ -63,6 +65,16 @@ def note_failure(session: Session, event_id: int, problem: str) -> None:
     event.problem = problem
     event.attempts += 1
     event.try_at = next_try(event.attempts)
+
+
+def done_before(session: Session, moment: datetime) -> list[int]:
+    """Ids of the events that were handled before ``moment``."""
+    return list(session.scalars(select(Event.id).where(Event.done_at < moment)))
+
+
+def delete(session: Session, ids: Collection[int]) -> None:
+    """Remove events."""
+    session.execute(remove(Event).where(Event.id.in_(ids)))
 
 
 def count_open(session: Session) -> int:

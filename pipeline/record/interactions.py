@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Select, func, select
+from sqlalchemy import delete as remove
 from sqlalchemy.orm import Session, defer
 
 from pipeline.record.tables import Image, Interaction, ModelVersion, Region, Task
@@ -141,6 +142,37 @@ def shown_on(session: Session, image_ids: Sequence[int]) -> list[Shown]:
         .order_by(Interaction.id)
     )
     return [Shown(*row) for row in rows]
+
+
+def superseded_before(session: Session, moment: datetime) -> list[int]:
+    """Ids of replies from before ``moment`` that nothing needs any more.
+
+    They belong to tasks that are accepted or deleted. The first and the last reply of each region
+    stay: they say how long the region took and what the annotator saw last.
+    """
+    needed = (
+        select(func.min(Interaction.id))
+        .group_by(Interaction.task_id, Interaction.region_id)
+        .union(
+            select(func.max(Interaction.id)).group_by(Interaction.task_id, Interaction.region_id),
+            select(Region.interaction_id).where(Region.interaction_id.is_not(None)),
+        )
+    )
+    statement = (
+        select(Interaction.id)
+        .join(Task, Task.id == Interaction.task_id)
+        .where(
+            Interaction.created_at < moment,
+            Task.status.in_(("accepted", "deleted")),
+            Interaction.id.not_in(needed),
+        )
+    )
+    return list(session.scalars(statement))
+
+
+def delete(session: Session, ids: Collection[int]) -> None:
+    """Remove replies."""
+    session.execute(remove(Interaction).where(Interaction.id.in_(ids)))
 
 
 def count(session: Session) -> int:

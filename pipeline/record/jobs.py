@@ -18,12 +18,13 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from sqlalchemy import delete as remove
 from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
@@ -195,6 +196,17 @@ def newest(session: Session, limit: int, kind: str | None = None) -> list[Job]:
     if kind is not None:
         statement = statement.where(Job.kind == kind)
     return list(session.scalars(statement))
+
+
+def ended_before(session: Session, moment: datetime) -> list[int]:
+    """Ids of the jobs that ended, in whatever way, and started before ``moment``."""
+    statement = select(Job.id).where(Job.status != "running", Job.started_at < moment)
+    return list(session.scalars(statement))
+
+
+def delete(session: Session, ids: Collection[int]) -> None:
+    """Remove jobs."""
+    session.execute(remove(Job).where(Job.id.in_(ids)))
 
 
 def outcome(row: Job) -> Literal["running", "done", "failed", "crashed"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from pipeline.record.tables import GateDecision, ModelVersion, Snapshot, SnapshotRegion
@@ -47,6 +47,25 @@ def last_judged(session: Session) -> Snapshot | None:
         .limit(1)
     )
     return session.scalars(statement).first()
+
+
+def judged_before_newest(session: Session, count: int) -> list[int]:
+    """Ids of the judged snapshots that still have members, without the newest ``count``."""
+    judged = (
+        select(Snapshot.id)
+        .join(ModelVersion, ModelVersion.snapshot_id == Snapshot.id)
+        .join(GateDecision, GateDecision.candidate_id == ModelVersion.id)
+        .order_by(Snapshot.id.desc())
+        .distinct()
+    )
+    old = list(session.scalars(judged))[count:]
+    members = select(SnapshotRegion.snapshot_id).where(SnapshotRegion.snapshot_id.in_(old))
+    return list(session.scalars(members.distinct()))
+
+
+def delete_members(session: Session, snapshot_id: int) -> None:
+    """Remove the masks of a snapshot. Its digest stays, so what was judged is not trained again."""
+    session.execute(delete(SnapshotRegion).where(SnapshotRegion.snapshot_id == snapshot_id))
 
 
 def judgement(session: Session, digest: str) -> str | None:

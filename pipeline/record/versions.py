@@ -7,6 +7,8 @@ enforces this.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
@@ -96,6 +98,19 @@ def last_decision(session: Session) -> tuple[GateDecision, str] | None:
     )
     row = session.execute(newest.order_by(GateDecision.id.desc()).limit(1)).first()
     return None if row is None else (row[0], row[1])
+
+
+def refused_before(session: Session, moment: datetime) -> list[str]:
+    """Keys in the store of weights that were refused, never served, and are older than ``moment``;
+    none that another version uses."""
+    never_served = ModelVersion.status == "refused", ModelVersion.promoted_at.is_(None)
+    others = select(ModelVersion.key).where(
+        or_(ModelVersion.status != "refused", ModelVersion.promoted_at.is_not(None))
+    )
+    statement = select(ModelVersion.key).where(
+        *never_served, ModelVersion.created_at < moment, ModelVersion.key.not_in(others)
+    )
+    return list(session.scalars(statement.distinct()))
 
 
 def hold_serving(session: Session) -> None:

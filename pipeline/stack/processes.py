@@ -9,6 +9,7 @@ running. It never matches a process of anyone else.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ MARK_VARIABLE = "MASKLOOP_STACK"
 POLL_SECONDS = 0.2
 KILL_SECONDS = 5.0  # between asking remaining processes to end and killing them
 LOG_TAIL_BYTES = 4000
+MOST_LOG_BYTES = 20_000_000  # of each service, twice: the present log and the one before it
 
 Listener = Callable[[str], None]  # called with a service's name
 
@@ -133,6 +135,19 @@ class Processes:
             return None
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         return f"{how}{_last_line(self.log(name))}"
+
+    def rotate_logs(self) -> None:
+        """Move the log of each service aside once it is large; the one before it is dropped.
+
+        A service keeps its file open and appends to it, so the content is copied and the file made
+        empty. A line that is written in between is lost.
+        """
+        for name in self._running:
+            log = self.log(name)
+            with suppress(OSError):
+                if log.stat().st_size > MOST_LOG_BYTES:
+                    shutil.copyfile(log, log.with_suffix(".log.1"))
+                    os.truncate(log, 0)
 
     def kill(self, name: str) -> None:
         """Kill a service and its children at once, even if they are stopped by a signal."""

@@ -23,6 +23,7 @@ from pipeline.stack.service import Service
 TRIES = 5  # starts in a row that a core service gets
 LONGEST_PAUSE = 30.0  # seconds between two starts of a service that keeps dying
 STEADY_SECONDS = 60.0  # for which a service must answer before its earlier deaths are forgotten
+LOGS_SECONDS = 60.0  # between two looks at the sizes of logs
 PROBE_SECONDS = 2.0  # between two questions whether a service still answers
 
 Tell = Callable[[str], None]  # called with a sentence for the person who started the stack
@@ -53,6 +54,7 @@ class Supervisor:
         self._processes = processes
         self._tell = tell
         moment = time.monotonic()
+        self._looked_at_logs = moment
         self._watches = {
             service.name: _Watch(service, moment, moment) for service in processes.services()
         }
@@ -77,6 +79,9 @@ class Supervisor:
         Raises:
             ServiceError: a core service died ``TRIES`` times in a row.
         """
+        if time.monotonic() - self._looked_at_logs >= LOGS_SECONDS:
+            self._looked_at_logs = time.monotonic()
+            self._processes.rotate_logs()
         for watch in self._watches.values():
             if watch.restart_at is not None:
                 if time.monotonic() >= watch.restart_at:

@@ -96,7 +96,7 @@ class Store:
                     raise FileNotFoundError(path)
                 return Path(path)
             state = f"{self.address} {key} {self._fs.ukey(path)}"
-            copies = _copies()
+            copies = copies_folder()
             copies.mkdir(mode=0o700, exist_ok=True)
             if copies.stat().st_uid != os.getuid():
                 raise PermissionError(f"{copies} belongs to another user")
@@ -107,7 +107,7 @@ class Store:
 
     def local_folder(self, key: str) -> Path:
         """The folder of this machine in which ``local_path`` finds every key below ``key``."""
-        return Path(self._path(key)) if self._is_local else _copies()
+        return Path(self._path(key)) if self._is_local else copies_folder()
 
     def _path(self, key: str) -> str:
         if not all(_NAME.fullmatch(name) for name in key.split("/")):
@@ -117,7 +117,8 @@ class Store:
         return f"{self._root.rstrip('/')}/{key}"
 
 
-def _copies() -> Path:
+def copies_folder() -> Path:
+    """The folder of this machine for copies of files of a bucket."""
     return Path(tempfile.gettempdir()) / f"maskloop-store-{os.getuid()}"
 
 
