@@ -21,6 +21,7 @@ from pipeline.errors import ServiceError
 from pipeline.settings import Settings
 
 ENCODE_TASK = "maskloop.encode_task"  # (id of a task row)
+ENCODE_PROJECTS = "maskloop.encode_projects"
 ENCODE_PROJECT = "maskloop.encode_project"  # (Label Studio's project id[, whether asked for])
 HANDLE_EVENT = "maskloop.handle_event"  # (id of an event row)
 RECONCILE = "maskloop.reconcile"
@@ -42,6 +43,7 @@ QUEUES = {
     FINETUNE_IF_DUE: EVENTS_QUEUE,
     PRUNE: EVENTS_QUEUE,
     ENCODE_TASK: ENCODE_QUEUE,
+    ENCODE_PROJECTS: ENCODE_QUEUE,
     ENCODE_PROJECT: ENCODE_QUEUE,
     FINETUNE: TRAINING_QUEUE,
     SELECT: TRAINING_QUEUE,

@@ -13,7 +13,7 @@ AGAIN_SECONDS = 3600  # between two tries of images that could not be fetched
 
 def schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """Celery's ``beat_schedule``."""
-    plan = {
+    return {
         # Label Studio's webhooks time out after a second and are never sent again, so polling
         # finds what they missed.
         "reconcile": _every(settings.label_studio.poll_seconds, queue.RECONCILE),
@@ -21,16 +21,14 @@ def schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         "select": _every(settings.workers.check_seconds, queue.SELECT_IF_DUE),
         "finetune": _every(settings.workers.check_seconds, queue.FINETUNE_IF_DUE),
         "mirror": _every(settings.workers.mirror_seconds, queue.MIRROR),
+        # New images are encoded when they arrive; this is for those that could not be fetched then.
+        "encode": _every(AGAIN_SECONDS, queue.ENCODE_PROJECTS),
         "prune": _every(DAY_SECONDS, queue.PRUNE),
     }
-    if (project := settings.label_studio.project) is not None:
-        # New images are encoded when they arrive; this is for those that could not be fetched then.
-        plan["encode"] = _every(AGAIN_SECONDS, queue.ENCODE_PROJECT, project)
-    return plan
 
 
-def _every(seconds: float, task: str, *args: int) -> dict[str, Any]:
+def _every(seconds: float, task: str) -> dict[str, Any]:
     # Messages expire, because a worker that was down for a night would otherwise find the same
     # message hundreds of times.
     options = {"expires": seconds}
-    return {"task": task, "args": args, "schedule": seconds, "options": options}
+    return {"task": task, "schedule": seconds, "options": options}

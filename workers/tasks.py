@@ -7,20 +7,24 @@ must not import torch before it forks (see ``workers.app``).
 from __future__ import annotations
 
 import functools
+import logging
 from contextlib import suppress
 from dataclasses import asdict
 
 from celery import current_task
 from celery.signals import worker_process_shutdown
 
+from model.errors import MaskloopError
 from pipeline import queue
 from pipeline.errors import ServiceError
-from pipeline.record import heartbeats, jobs, retries, tasks
+from pipeline.record import heartbeats, jobs, projects, retries, tasks
 from pipeline.record.engine import only_one
 from pipeline.record.tables import Task
 from pipeline.runtime import Runtime
 from pipeline.settings import load_settings
 from workers.retrying import Result, loop_task
+
+log = logging.getLogger(__name__)
 
 
 @functools.cache
@@ -51,17 +55,35 @@ def handle_event(event_id: int) -> Result:
 
 @loop_task(queue.RECONCILE, retries=0)
 def reconcile() -> Result:
-    """Find changes that no webhook reported, and work whose message was lost."""
+    """Find changes that no webhook reported, and work whose message was lost, in every project.
+
+    An error in one project does not keep the others waiting.
+    """
     from pipeline.sync.reconcile import reconcile
 
+    reports: dict[int, Result] = {}
     with only_one(runtime().settings, "reconcile") as alone:
         if not alone:
             return {"busy": True}
-        report = reconcile(runtime(), runtime().project())
+        for project_id in _projects():
+            try:
+                reports[project_id] = asdict(reconcile(runtime(), project_id))
+            except MaskloopError as error:
+                log.error("Project %d was not reconciled: %s", project_id, error)
+                reports[project_id] = {"problem": str(error)}
     with runtime().sessions.begin() as session:
         heartbeats.note(session, heartbeats.RECONCILE)
         heartbeats.forget_lost(session)
-    return {**asdict(report), "encoding": _send_waiting()}
+    return {"projects": reports, "encoding": _send_waiting()}
+
+
+@loop_task(queue.ENCODE_PROJECTS, retries=0)
+def encode_projects() -> Result:
+    """Have the images of every project tried again that could not be fetched."""
+    found = _projects()
+    for project_id in found:
+        runtime().enqueuer.send(queue.ENCODE_PROJECT, project_id)
+    return {"projects": found}
 
 
 @loop_task(queue.ENCODE_PROJECT)
@@ -125,20 +147,26 @@ def finetune(asked: bool = False) -> Result:
 
 @loop_task(queue.SELECT_IF_DUE, retries=0)
 def select_if_due() -> Result:
-    """Choose a round when the last one is labelled, or when there is none yet.
+    """In every project, choose a round when the last one is labelled, or when there is none yet.
 
     The check and the choice are one task, on the queue on which rounds are chosen. When two such
     messages waited for a fine-tune to end, the second finds the round of the first.
     """
     from pipeline.selection.due import KIND, round_due
 
-    project_id = runtime().settings.label_studio.project
-    if project_id is None:
-        return {"due": False}
     _bury_dead(KIND)
-    with runtime().sessions() as session:
-        start = round_due(session, project_id)
-    return _select(project_id) if start else {"due": False}
+    chosen: dict[int, Result] = {}
+    for project_id in _projects():
+        with runtime().sessions() as session:
+            start = round_due(session, project_id)
+        if start:
+            try:
+                # Each project has its own round, so each has its own name for the message.
+                chosen[project_id] = _select(project_id, of=project_id)
+            except MaskloopError as error:
+                log.error("No round was chosen for project %d: %s", project_id, error)
+                chosen[project_id] = {"problem": str(error)}
+    return {"chosen": chosen}
 
 
 @loop_task(queue.SELECT)
@@ -189,11 +217,17 @@ def _send_waiting(project_id: int | None = None, *, again: bool = False) -> int:
     return len(rows)
 
 
-def _select(project_id: int, size: int | None = None) -> Result:
+def _projects() -> list[int]:
+    """The projects that run by themselves."""
+    with runtime().sessions() as session:
+        return projects.active(session, runtime().settings.label_studio.project)
+
+
+def _select(project_id: int, size: int | None = None, *, of: int | None = None) -> Result:
     """Choose and write a round once for each message, however often it is delivered."""
     from pipeline.selection.select import select_round
 
-    message = str(current_task.request.id)
+    message = str(current_task.request.id) + ("" if of is None else f"/{of}")
     result = select_round(runtime(), project_id, size=size, message=message)
     runtime().enqueuer.send(queue.MIRROR)  # The data team then sees the new round.
     return result

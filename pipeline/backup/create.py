@@ -20,8 +20,8 @@ from model.progress import Progress, silent
 from pipeline.backup import archive
 from pipeline.backup.archive import Manifest, Writer, unpack, writing
 from pipeline.errors import BackupError
-from pipeline.record.copying import copy_sqlite, copy_to_file
 from pipeline.record.engine import make_engine
+from pipeline.record.migrations.copying import copy_sqlite, copy_to_file
 from pipeline.runtime import Runtime
 from pipeline.settings import SETTINGS_FILE
 

@@ -19,8 +19,8 @@ from pipeline.backup.archive import Manifest, copy_tree_into, unpack
 from pipeline.backup.create import LABEL_STUDIO_DATABASE, LABEL_STUDIO_FOLDER
 from pipeline.errors import BackupError
 from pipeline.record import schema
-from pipeline.record.copying import fill_from_file, integrity, is_empty
 from pipeline.record.engine import make_engine
+from pipeline.record.migrations.copying import fill_from_file, integrity, is_empty
 from pipeline.settings import HOME_VARIABLE, SETTINGS_FILE, Settings, load_settings
 from pipeline.storage.store import Store
 

@@ -12,7 +12,16 @@ from pathlib import Path
 import typer
 
 from model.errors import MaskloopError
-from pipeline.cli import console, jobs, keeping, labelling, measure, models, train, work
+from pipeline.cli import (
+    console,
+    jobs,
+    keeping,
+    measure,
+    models,
+    projects,
+    train,
+    work,
+)
 from pipeline.cli.doctor import doctor
 from pipeline.cli.options import Json, open_runtime
 
@@ -105,7 +114,7 @@ for command in (
     work.finetune,
     work.select,
     work.mirror,
-    labelling.connect,
+    projects.connect,
     doctor,
     keeping.backup,
     keeping.restore,
@@ -116,4 +125,5 @@ for command in (
 app.command(name="eval")(measure.evaluate)
 app.add_typer(models.app, name="models")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(projects.app, name="projects")
 app.add_typer(train.app, name="train")

@@ -97,6 +97,27 @@ def connect(
     )
 
 
+def disconnect(client: LabelStudio, settings: Settings, project_id: int) -> tuple[str, ...]:
+    """Remove our backend and webhook from a project; says what was removed.
+
+    Raises:
+        LabelStudioError: Label Studio is out of reach or refuses the change.
+    """
+    url = settings.backend.url.rstrip("/")
+    removed: list[str] = []
+    if client.project(project_id) is None:  # It was deleted, and these with it.
+        return ()
+    for backend in client.backends(project_id):
+        if backend["url"].rstrip("/") == url:
+            client.delete_backend(backend["id"])
+            removed.append(f"removed the backend {url}")
+    for webhook in client.webhooks(project_id):
+        if webhook["url"] == f"{url}/webhook":
+            client.delete_webhook(webhook["id"])
+            removed.append(f"removed the webhook to {url}/webhook")
+    return tuple(removed)
+
+
 def _write_config(
     client: LabelStudio,
     settings: Settings,

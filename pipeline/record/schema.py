@@ -19,8 +19,8 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from pipeline.errors import DatabaseError
-from pipeline.record.copying import copy_to_file
 from pipeline.record.engine import begin_immediate, hold, make_engine, make_reader
+from pipeline.record.migrations.copying import copy_to_file
 from pipeline.record.tables import now
 from pipeline.settings import Settings
 

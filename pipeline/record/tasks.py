@@ -230,6 +230,16 @@ def problems(session: Session, project_id: int | None = None) -> list[tuple[int,
     return [(ls_task_id, str(problem)) for ls_task_id, problem in rows]
 
 
+def count(session: Session, project_id: int, status: TaskStatus | None = None) -> int:
+    """How many tasks a project has, or has in one status; deleted ones are left out."""
+    statement = select(func.count(Task.id)).where(
+        Task.ls_project_id == project_id, Task.status != "deleted"
+    )
+    if status is not None:
+        statement = statement.where(Task.status == status)
+    return session.scalar(statement) or 0
+
+
 def count_by_status(session: Session) -> dict[str, int]:
     """How many tasks are in each status that occurs."""
     counts = select(Task.status, func.count()).group_by(Task.status).order_by(Task.status)

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from pipeline.errors import ServiceError
 from pipeline.labelstudio.connect import Template, connect
 from pipeline.queue import MIRROR, SELECT_IF_DUE
+from pipeline.record import projects
 from pipeline.runtime import Runtime
 from pipeline.settings import SETTINGS_FILE, Settings
 from pipeline.stack import foundations, services
@@ -171,7 +172,9 @@ def _project(settings: Settings, console: Console) -> Settings:
             return settings.model_copy(
                 update={"label_studio": settings.label_studio.model_copy(update={"project": None})}
             )
-        connect(client, settings, project, template)
+        report = connect(client, settings, project, template)
+        with runtime.sessions.begin() as session:
+            projects.put(session, project, report.project_title)
     return settings
 
 

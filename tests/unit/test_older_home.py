@@ -35,7 +35,7 @@ NEW_COLUMNS = {
     "task": {"attempts", "try_at"},
     "event": {"attempts", "try_at"},
 }
-NEW_TABLES = {"heartbeat"}
+NEW_TABLES = {"heartbeat", "project"}
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pipeline.record.tables.model_version import (
     Snapshot,
     SnapshotRegion,
 )
+from pipeline.record.tables.project import Project
 from pipeline.record.tables.region import Effort, Region
 from pipeline.record.tables.round import Job, Round, RoundItem
 from pipeline.record.tables.task import Annotation, Event, Task
@@ -28,6 +29,7 @@ __all__ = [
     "Interaction",
     "Job",
     "ModelVersion",
+    "Project",
     "Region",
     "Round",
     "RoundItem",

@@ -59,6 +59,6 @@ def test_sender_and_worker_agree_on_redis(settings: Settings) -> None:
 def test_the_schedule_follows_the_settings_and_never_piles_up(settings: Settings) -> None:
     plan = schedule(settings)
     assert plan["reconcile"]["schedule"] == 7
-    assert plan["encode"]["args"] == (1,)
+    assert plan["encode"]["task"] == queue.ENCODE_PROJECTS
     assert {entry["task"] for entry in plan.values()} <= set(queue.QUEUES)
     assert all(entry["options"]["expires"] <= entry["schedule"] for entry in plan.values())
