@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import delete as remove
 from sqlalchemy import func, select
@@ -11,8 +11,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
 from pipeline.errors import UnknownRecordError
-from pipeline.record.retries import is_due, next_try
+from pipeline.record.retries import MOST_ATTEMPTS, is_due, next_try
 from pipeline.record.tables import Event, now
+
+# After this time reconcile has read the change of a failing event from the API anyway.
+GIVE_UP = timedelta(days=1)
 
 
 def keep(sessions: sessionmaker[Session], event: Event) -> tuple[Event, bool]:
@@ -59,12 +62,20 @@ def close(session: Session, event_id: int, problem: str | None) -> None:
     event.done_at = now()
 
 
-def note_failure(session: Session, event_id: int, problem: str) -> None:
-    """Note why an event could not be handled; it stays open and is tried again after a pause."""
+def note_failure(session: Session, event_id: int, problem: str, *, counts: bool) -> None:
+    """Note why an event could not be handled; it stays open and is tried again.
+
+    Args:
+        counts: the event itself may be the reason, so it is tried again after a pause, and not for
+            ever. Otherwise a service was away, and the next occasion will do.
+    """
     event = session.get_one(Event, event_id)
     event.problem = problem
-    event.attempts += 1
-    event.try_at = next_try(event.attempts)
+    if counts:
+        event.attempts += 1
+        event.try_at = next_try(event.attempts)
+    if now() - event.received_at > GIVE_UP:
+        event.attempts = MOST_ATTEMPTS
 
 
 def done_before(session: Session, moment: datetime) -> list[int]:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from pipeline.errors import UnknownRecordError
 from pipeline.record.retries import is_due, next_try
-from pipeline.record.tables import Embedding, ModelVersion, Round, RoundItem, Task
+from pipeline.record.tables import Embedding, ModelVersion, Round, RoundItem, Task, now
 from pipeline.record.tables.task import TaskStatus
 
 # Not labelled yet. A new round may also choose the tasks that an earlier round left unlabelled:
@@ -71,9 +71,14 @@ def note_image(session: Session, task: Task, image_id: int) -> None:
 
 
 def note_problem(session: Session, task: Task, problem: str) -> None:
-    """Write why no image was found at the address that ``task`` shows, if it still shows it."""
-    attempts = task.attempts + 1
-    values = {"problem": problem, "attempts": attempts, "try_at": next_try(attempts)}
+    """Write why no image was found at the address that ``task`` shows, if it still shows it.
+
+    An annotator may click again and again meanwhile: attempts before the next try do not count.
+    """
+    values: dict[str, Any] = {"problem": problem}
+    if task.try_at is None or task.try_at <= now():
+        attempts = task.attempts + 1
+        values |= {"attempts": attempts, "try_at": next_try(attempts)}
     _note(session, task, values)
 
 

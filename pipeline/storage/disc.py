@@ -29,7 +29,7 @@ def least_room(settings: Settings) -> Room:
     if "://" not in settings.store_address:
         folders.add(Path(settings.store_address).resolve())
     rooms = [Room(shutil.disk_usage(_existing(folder)).free, folder) for folder in folders]
-    return min(rooms, key=lambda room: room.free)
+    return min(rooms, key=lambda room: (room.free, room.folder))
 
 
 def _existing(folder: Path) -> Path:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import httpx
+from sqlalchemy.exc import OperationalError
+
 from model.errors import MaskloopError
+from pipeline.errors import DatabaseError, LabelStudioError, ServiceError
 from pipeline.images.catalog import task_of
 from pipeline.labelstudio.connection import Json
 from pipeline.labelstudio.projects import project_config
@@ -15,6 +19,9 @@ from pipeline.runtime import Runtime
 from pipeline.sync.annotations import apply_annotation
 
 log = logging.getLogger(__name__)
+
+# Errors of a service and not of the event: it is tried again as often as it takes.
+AWAY = (ServiceError, LabelStudioError, DatabaseError, OperationalError, httpx.TransportError)
 
 
 def handle_event(runtime: Runtime, event_id: int) -> None:
@@ -33,7 +40,8 @@ def handle_event(runtime: Runtime, event_id: int) -> None:
         problems = work(runtime, event.action, event.payload)
     except Exception as error:
         with runtime.sessions.begin() as session:
-            events.note_failure(session, event_id, sentence(error))
+            away = isinstance(error, AWAY)
+            events.note_failure(session, event_id, sentence(error), counts=not away)
         raise
     with runtime.sessions.begin() as session:
         events.close(session, event_id, "; ".join(problems) or None)

@@ -30,6 +30,7 @@ from pipeline.labelstudio.template import default_label_config
 from pipeline.masks import ops as masks
 from pipeline.masks import rle
 from pipeline.masks.coded import CodedMask
+from pipeline.record import events, retries
 from pipeline.record.tables import (
     Annotation,
     Effort,
@@ -433,8 +434,26 @@ def test_an_event_that_never_works_is_given_up_in_the_end(loop: Loop) -> None:
         with pytest.raises(MaskloopError, match="has no project 999999"):
             loop.handle(event)
     with loop.sessions() as session:
-        assert session.get_one(Event, fresh).done_at is None
-        assert session.get_one(Event, old).done_at is not None
+        assert session.get_one(Event, fresh).attempts == 0  # Label Studio is to blame.
+        assert [event.id for event in retries.quarantined_events(session, 5)] == [old]
+        assert old not in events.overdue(session, now())
+
+
+def test_an_event_that_is_to_blame_itself_is_tried_less_and_less_often(loop: Loop) -> None:
+    event = loop.event({"action": "TASKS_CREATED", "tasks": [{}]})  # It names no project.
+    for attempt in range(1, retries.MOST_ATTEMPTS + 1):
+        with pytest.raises(KeyError):
+            loop.handle(event)
+        with loop.sessions.begin() as session:
+            row = session.get_one(Event, event)
+            assert row.attempts == attempt and row.try_at is not None
+            assert event not in events.overdue(session, now() + timedelta(days=1))
+            row.try_at = now()
+            again = event in events.overdue(session, now() + timedelta(days=1))
+            assert again is (attempt < retries.MOST_ATTEMPTS)
+    with loop.sessions.begin() as session:
+        retries.release(session, Event)
+        assert event in events.overdue(session, now() + timedelta(days=1))
 
 
 def test_unknown_things_are_told(loop: Loop) -> None:

@@ -116,7 +116,7 @@ def test_accepted_masks_become_a_served_version_without_a_restart(
         assert time.monotonic() < deadline
         time.sleep(0.05)
     # The same regions again: there is nothing to do, and nothing changes.
-    loop.runtime.enqueuer.send(queue.FINETUNE)
+    loop.runtime.enqueuer.send(queue.FINETUNE, True)
     wait_until(loop, lambda _: "judged before" in worker.log.read_text(), worker)
     with loop.runtime.sessions() as session:
         assert judged(session)
@@ -129,7 +129,7 @@ def test_kill_9_in_the_middle_of_a_fine_tune_loses_nothing(
 ) -> None:
     loop.accept_many(4, 3)
     worker = start("training")
-    loop.runtime.enqueuer.send(queue.FINETUNE)
+    loop.runtime.enqueuer.send(queue.FINETUNE, True)
     wait_until(loop, training, worker)
     if whole:
         worker.kill_all()
