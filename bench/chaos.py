@@ -158,6 +158,7 @@ def made_environment(home: Path, rng: random.Random, server: Postgres | None) ->
         HOME_VARIABLE: str(home),
         "MASKLOOP_PORT_OFFSET": str(rng.randrange(1000, 20_000)),
         "MASKLOOP_FINETUNE__STEPS": "20",
+        "MASKLOOP_FINETUNE__GATE_CLICKS": "5",
         "MASKLOOP_FINETUNE__MIN_NEW_REGIONS": "10",
         "MASKLOOP_SELECTION__SIZE": "10",
         "MASKLOOP_LABEL_STUDIO__POLL_SECONDS": "10",

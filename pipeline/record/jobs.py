@@ -24,25 +24,35 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+import httpx
 from sqlalchemy import delete as remove
 from sqlalchemy import select, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from model.errors import MaskloopError
-from pipeline.errors import BusyError, JobEndedError, UnknownRecordError
+from pipeline.errors import (
+    BusyError,
+    DatabaseError,
+    JobEndedError,
+    LabelStudioError,
+    ServiceError,
+    UnknownRecordError,
+)
 from pipeline.record.engine import lock
 from pipeline.record.tables import Job, now
 
 log = logging.getLogger(__name__)
 
-SILENT_AFTER = timedelta(minutes=5)  # without a sign of life, a job counts as dead
+SILENT_AFTER = timedelta(seconds=90)  # without a sign of life, a job counts as dead
 ALIVE_EVERY = 10.0  # seconds between two signs of life of a running job
 WRITE_EVERY = 0.5  # seconds between two writes of a job's progress
 DELIVERIES = 100  # how many of the newest jobs are searched for a message's first delivery
 RETRY_FAILED = timedelta(minutes=30)  # the pause after a failed job
 MAX_CRASHES = 3  # in a row, before a crash counts as a failure
 _ENDED = "The {kind} job was cancelled, or another process has taken it over; it ends here."
+# Errors of a service and not of the job.
+AWAY = (ServiceError, LabelStudioError, DatabaseError, OperationalError, httpx.TransportError)
 CRASHED = "The process of this {kind} job ended without a word; it runs again."
 
 
@@ -139,6 +149,8 @@ def job(
     try:
         yield handle
     except BaseException as error:
+        if isinstance(error, AWAY):
+            handle.result = {**(handle.result or {}), "away": True}
         _close(handle, "failed", _sentence(kind, error))
         raise
     else:
@@ -224,9 +236,12 @@ def must_pause(session: Session, kind: str) -> bool:
 
     Without this pause, a job that cannot succeed would start again at every check of the clock. A
     crashed job starts again at once, but the last of ``MAX_CRASHES`` in a row counts as a failure.
+    One that failed because a service was away never pauses the next: it may be back by now.
     """
     last = newest(session, MAX_CRASHES, kind)
     if not last or outcome(last[0]) not in ("failed", "crashed"):
+        return False
+    if (last[0].result or {}).get("away"):
         return False
     if last[0].finished_at is not None:
         return now() - last[0].finished_at < RETRY_FAILED

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from pipeline.errors import BusyError, JobEndedError, NotEnoughDataError, UnknownRecordError
+from pipeline.errors import (
+    BusyError,
+    JobEndedError,
+    LabelStudioError,
+    NotEnoughDataError,
+    ServiceError,
+    UnknownRecordError,
+)
 from pipeline.record import jobs, schema
 from pipeline.record.engine import make_engine, sessions_on
 from pipeline.record.jobs import SILENT_AFTER, bury_dead, done_by, job, must_pause, running
@@ -166,3 +173,15 @@ def test_a_run_that_comes_back_after_another_took_over_writes_nothing(
         first, second = session.query(Job).order_by(Job.id)
         assert (first.status, first.result, first.attempt) == ("failed", None, 1)
         assert (second.status, second.attempt) == ("done", 2)
+
+
+def test_a_service_that_was_away_pauses_no_job(sessions: sessionmaker[Session]) -> None:
+    for error in (ServiceError("Redis is away; start it."), LabelStudioError("Away; start it.")):
+        with pytest.raises(type(error)), job(sessions, "select") as handle:
+            handle.result = {"project": 1}
+            raise error
+        with sessions() as session:
+            assert not must_pause(session, "select")
+    with sessions() as session:
+        (row, _) = jobs.newest(session, 2, "select")
+        assert (row.status, row.result) == ("failed", {"project": 1, "away": True})
