@@ -1,10 +1,11 @@
 """Keeps the services of the stack running: a dead or hung one is started again, with pauses.
 
 Services restart alone. Only a core service, one without which nobody can label, ends the whole
-stack, and only after several tries. supervisord and Circus were tried for this. supervisord starts
-a program that keeps dying every second for ever, and takes a hung one for a running one. Circus
-needs two sockets without a login, through which every account of the machine can run commands.
-Neither waits until a service is ready.
+stack, and only after several starts in a row that came to nothing.
+
+supervisord and Circus were tried for this. supervisord starts a program that keeps dying every
+second for ever, and takes a hung one for a running one. Circus needs two sockets without a login,
+through which every account of the machine can run commands. Neither waits until a service is ready.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from pipeline.errors import ServiceError
 from pipeline.stack.processes import Processes
 from pipeline.stack.service import Service
 
-TRIES = 5  # starts in a row that a core service gets
+TRIES = 5  # starts in a row after which a core service never answered
 LONGEST_PAUSE = 30.0  # seconds between two starts of a service that keeps dying
-STEADY_SECONDS = 60.0  # for which a service must answer before its earlier deaths are forgotten
+STEADY_SECONDS = 20.0  # for which a service must answer before its earlier deaths are forgotten
 LOGS_SECONDS = 60.0  # between two looks at the sizes of logs
 PROBE_SECONDS = 2.0  # between two questions whether a service still answers
 
@@ -36,7 +37,8 @@ class _Watch:
     service: Service
     started: float
     answered: float | None  # the last answer since the start; None: none yet
-    deaths: int = 0  # in a row
+    deaths: int = 0  # in a row, without a steady time between them
+    failures: int = 0  # starts in a row after which it never answered
     restart_at: float | None = None  # it is down and will be started then
     asked: float = 0.0
     question: Future[bool] | None = None
@@ -77,7 +79,7 @@ class Supervisor:
         call it a few times each second.
 
         Raises:
-            ServiceError: a core service died ``TRIES`` times in a row.
+            ServiceError: ``TRIES`` starts of a core service in a row came to nothing.
         """
         if time.monotonic() - self._looked_at_logs >= LOGS_SECONDS:
             self._looked_at_logs = time.monotonic()
@@ -105,11 +107,12 @@ class Supervisor:
     def _plan(self, watch: _Watch, what: str) -> None:
         """Plan the next start of a service that is down."""
         watch.deaths += 1
+        watch.failures = watch.failures + 1 if watch.answered is None else 0
         name, log = watch.service.name, self._processes.log(watch.service.name)
-        if watch.service.core and watch.deaths >= TRIES:
+        if watch.service.core and watch.failures >= TRIES:
             raise ServiceError(
-                f"{name} {what}, {watch.deaths} times in a row; read {log}, then start again: "
-                "nothing that was saved is lost."
+                f"{name} {what}, and {TRIES} starts in a row came to nothing; read {log}, then "
+                "start again: nothing that was saved is lost."
             )
         pause = 0.0 if watch.deaths == 1 else min(2.0 ** (watch.deaths - 1), LONGEST_PAUSE)
         watch.restart_at = time.monotonic() + pause

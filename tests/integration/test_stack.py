@@ -1,4 +1,7 @@
-"""``maskloop up`` as a person uses it: start, look, Ctrl-C, start again, ``maskloop down``."""
+"""``maskloop up`` as a person uses it: start, look, Ctrl-C, start again, ``maskloop down``.
+
+It is longer than 300 lines because all its tests share one stack, whose first start takes long.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,32 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 from sqlalchemy import func, select
 
+from pipeline.images.catalog import image_key
 from pipeline.labelstudio.client import LabelStudio
+from pipeline.labelstudio.regions import brush_region
+from pipeline.labelstudio.types import RegionJson
+from pipeline.masks.coded import CodedMask
 from pipeline.mirror.mongod import ping_mongod
+from pipeline.record import images
 from pipeline.record.engine import make_engine, sessions_on
-from pipeline.record.tables import Embedding
+from pipeline.record.tables import Embedding, Task
+from pipeline.runtime import Runtime
 from pipeline.settings import Settings
 from pipeline.stack.home import prepare_home
-from pipeline.stack.processes import leftovers
+from pipeline.stack.processes import leftovers, stop_all
+from tests.annotator import Annotator
+from tests.services.postgresql import DATABASE_VARIABLE
 from tests.services.stack import FIRST_START_SECONDS, Stack, made_stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -191,9 +204,12 @@ def test_the_second_start_resumes_within_a_minute_and_heals_itself(
     assert leftovers(stack.home) == []
 
 
-def test_down_stops_it_from_elsewhere_even_when_up_itself_was_killed(stack: Stack) -> None:
+def test_down_stops_it_from_elsewhere_even_when_up_itself_was_killed(
+    stack: Stack, settings: Settings
+) -> None:
     stack.up(BUSY_RESUME_SECONDS)
     assert stack.running is not None
+    submit_some_and_back_up(stack, settings)
     stack.running.kill()  # it cannot stop its services
     stack.running.wait()
     assert len(leftovers(stack.home)) >= 7
@@ -202,3 +218,91 @@ def test_down_stops_it_from_elsewhere_even_when_up_itself_was_killed(stack: Stac
     assert done.returncode == 0, done.stdout + done.stderr
     assert leftovers(stack.home) == []
     assert "Nothing of maskloop runs" in " ".join(stack.run("down").stdout.split())
+
+
+def submit_some_and_back_up(stack: Stack, settings: Settings) -> None:
+    """Take a backup while masks are submitted one after another."""
+    project = settings.label_studio.project
+    assert project is not None
+    with Annotator(settings.label_studio) as client:
+        waiting = [task.id for task in client.tasks(project)]
+        client.create_annotation(waiting.pop(), [brush()])
+        ended = threading.Event()
+
+        def submit() -> None:
+            while waiting and not ended.is_set():
+                client.create_annotation(waiting.pop(), [brush()])
+
+        annotator = threading.Thread(target=submit)
+        annotator.start()
+        done = stack.run("backup", str(stack.home.parent / "backup.tar"))
+        ended.set()
+        annotator.join()
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def brush() -> RegionJson:
+    mask = np.zeros((40, 60), dtype=np.bool_)
+    mask[10:30, 10:30] = True
+    coded = CodedMask.of_mask(mask)
+    return brush_region(
+        region_id="r1", mask=coded, label="Object", from_name="mask", to_name="image"
+    )
+
+
+def test_a_backup_goes_on_elsewhere_with_every_mask(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = Stack(
+        stack.home.parent / "elsewhere",
+        stack.environment | {"MASKLOOP_HOME": str(stack.home.parent / "elsewhere")},
+        stack.output,
+    )
+    if os.environ.get(DATABASE_VARIABLE):
+        elsewhere.environment["MASKLOOP_DATABASE_URL"] = Settings(home=elsewhere.home).sql_url
+    stack.home.rename(stack.home.parent / "gone")  # nothing of it may be needed
+    file = str(stack.home.parent / "backup.tar")
+    assert elsewhere.run("verify", file).returncode == 0
+    restored = elsewhere.run("restore", file)
+    assert restored.returncode == 0, restored.stdout + restored.stderr
+    for name, value in elsewhere.environment.items():
+        if name.startswith("MASKLOOP_"):
+            monkeypatch.setenv(name, value)
+    settings = prepare_home(elsewhere.home)
+    try:
+        elsewhere.up(BUSY_RESUME_SECONDS)
+        check_health(settings)
+        project = settings.label_studio.project
+        assert project is not None
+        with Annotator(settings.label_studio) as client:
+            found = list(client.tasks(project))
+            submitted = {task.id for task in found if task.annotations}
+            assert len(found) == 12 and submitted
+        with Runtime(settings) as runtime:
+            deadline = time.monotonic() + HEAL_SECONDS
+            while accepted_tasks(runtime) != submitted:  # Those after the copy come by reconcile.
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+            assert elsewhere.run("mirror").returncode == 0
+            with runtime.sessions() as session:
+                image = images.get(session, images.shown(session)[0])
+            path = runtime.store.local_path(image_key(image))
+        app = f"http://{settings.fiftyone.host}:{settings.fiftyone.port}"
+        picture = httpx.get(
+            f"{app}/media",
+            params={"filepath": str(path)},
+            auth=settings.fiftyone_login,
+            trust_env=False,
+        )
+        assert picture.content == path.read_bytes()
+        assert embeddings(settings) >= 12
+    finally:
+        if elsewhere.running is not None:
+            elsewhere.running.send_signal(signal.SIGINT)
+            elsewhere.ended()
+        stop_all(leftovers(elsewhere.home))
+
+
+def accepted_tasks(runtime: Runtime) -> set[int]:
+    with runtime.sessions() as session:
+        return {row.ls_task_id for row in session.query(Task) if row.status == "accepted"}
