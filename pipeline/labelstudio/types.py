@@ -73,6 +73,8 @@ class ProjectJson(TypedDict, total=False):
     label_config: str
     model_version: str  # the one whose predictions annotators see
     show_collab_predictions: bool
+    total_annotations_number: int  # submitted ones
+    skipped_annotations_number: int
 
 
 class BackendJson(TypedDict, total=False):

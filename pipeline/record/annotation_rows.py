@@ -98,6 +98,18 @@ def _status(session: Session, task: Task) -> TaskStatus:
     return "pool" if session.scalar(in_round) is None else "queued"
 
 
+def living_by_task(session: Session, project_id: int) -> dict[int, int]:
+    """How many annotations that are not deleted each task of a project has, by the row's id; tasks
+    without any are left out."""
+    rows = session.execute(
+        select(Annotation.task_id, func.count())
+        .join(Task, Task.id == Annotation.task_id)
+        .where(Task.ls_project_id == project_id, Annotation.deleted.is_(False))
+        .group_by(Annotation.task_id)
+    )
+    return {task_id: count for task_id, count in rows}
+
+
 def count_without_masks(session: Session, project_id: int) -> int:
     """How many annotations of a project hold prompts but no mask, deleted ones not counted."""
     statement = (

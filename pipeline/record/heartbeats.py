@@ -17,6 +17,7 @@ from pipeline.record.tables import Heartbeat, now
 
 SCHEDULE = "schedule"  # noted by Celery's beat
 RECONCILE = "reconcile"  # noted when a pass has ended
+WHOLE_PASS = "whole pass over project "  # and its number; noted when one begins
 WORKER = "worker "  # and its name; noted by each worker's parent process
 BEAT_SECONDS = 10.0  # between two signs of life of one part
 SILENT_SECONDS = 60.0  # without one, after which a part counts as silent

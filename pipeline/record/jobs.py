@@ -49,7 +49,8 @@ ALIVE_EVERY = 10.0  # seconds between two signs of life of a running job
 WRITE_EVERY = 0.5  # seconds between two writes of a job's progress
 DELIVERIES = 100  # how many of the newest jobs are searched for a message's first delivery
 RETRY_FAILED = timedelta(minutes=30)  # the pause after a failed job
-MAX_CRASHES = 3  # in a row, before a crash counts as a failure
+MAX_CRASHES = 3  # in a row, before there is a pause
+FIRST_PAUSE = timedelta(minutes=1)
 _ENDED = "The {kind} job was cancelled, or another process has taken it over; it ends here."
 # Errors of a service and not of the job.
 AWAY = (ServiceError, LabelStudioError, DatabaseError, OperationalError, httpx.TransportError)
@@ -235,7 +236,8 @@ def must_pause(session: Session, kind: str) -> bool:
     """Whether jobs of ``kind`` must wait because one failed less than ``RETRY_FAILED`` ago.
 
     Without this pause, a job that cannot succeed would start again at every check of the clock. A
-    crashed job starts again at once, but the last of ``MAX_CRASHES`` in a row counts as a failure.
+    crashed job starts again at once; after ``MAX_CRASHES`` in a row, after pauses that grow from
+    ``FIRST_PAUSE`` to ``RETRY_FAILED``.
     One that failed because a service was away never pauses the next: it may be back by now.
     """
     last = newest(session, MAX_CRASHES, kind)
@@ -246,7 +248,8 @@ def must_pause(session: Session, kind: str) -> bool:
     if last[0].finished_at is not None:
         return now() - last[0].finished_at < RETRY_FAILED
     keeps_crashing = len(last) == MAX_CRASHES and all(outcome(row) == "crashed" for row in last)
-    return keeps_crashing and now() - last[0].seen_at < RETRY_FAILED
+    pause = FIRST_PAUSE * int(2 ** max(last[0].attempt - MAX_CRASHES, 0))
+    return keeps_crashing and now() - last[0].seen_at < min(pause, RETRY_FAILED)
 
 
 def bury_dead(session: Session, kind: str | None = None) -> int:

@@ -6,15 +6,16 @@ that changed, so that afterwards our rows equal a fresh export, whatever the web
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from pipeline.images.catalog import task_of
 from pipeline.labelstudio.client import RemoteTask
-from pipeline.labelstudio.config import LabelConfig
-from pipeline.labelstudio.projects import project_config
-from pipeline.record import annotation_rows, events, tasks
+from pipeline.labelstudio.config import LabelConfig, read_label_config
+from pipeline.labelstudio.projects import find_project
+from pipeline.labelstudio.types import ProjectJson
+from pipeline.record import annotation_rows, events, heartbeats, tasks
 from pipeline.record.tables import Task, now
 from pipeline.runtime import Runtime
 from pipeline.sync.annotations import apply_annotation
@@ -22,6 +23,7 @@ from pipeline.sync.webhooks import handle_event, sentence
 
 # The queue has lost the message of an unfinished event this old, so reconcile handles the event.
 OVERDUE = timedelta(minutes=1)
+WHOLE_PASS_SECONDS = 3600  # between two passes over every task of a project
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class ReconcileReport:
 def reconcile(runtime: Runtime, project_id: int) -> ReconcileReport:
     """Make our rows equal to the project as Label Studio's API shows it.
 
-    Only tasks that changed since the last pass are compared. What fails is named in the report and
+    Only tasks that changed since the last pass, or whose annotations are counted differently, are
+    compared. What fails is named in the report and
     is tried again by the next pass.
 
     Raises:
@@ -50,21 +53,20 @@ def reconcile(runtime: Runtime, project_id: int) -> ReconcileReport:
     """
     finished, problems = _finish_events(runtime)
     client = runtime.label_studio
-    config = project_config(client, project_id)
+    project = find_project(client, project_id)
+    config = read_label_config(str(project["label_config"]))
     with runtime.sessions() as session:  # Read before Label Studio is asked, as below.
         before = tasks.living(session, project_id)
     remote = {task.id: task for task in client.tasks(project_id)}
     gone = _remove_missing(runtime, before, remote)
     new, stale = _compare_tasks(runtime, project_id, remote, config.image_field)
-    changed = deleted = 0
-    for task_id in stale:
-        try:
-            task_changed, task_deleted, damaged = _reconcile_task(runtime, task_id, remote, config)
-        except Exception as error:  # No error in one task may stop the rest.
-            problems.append(sentence(error))
-            continue
-        changed, deleted = changed + task_changed, deleted + task_deleted
-        problems += damaged
+    changed, deleted = _reconcile_tasks(runtime, stale, remote, config, problems)
+    if _is_apart(runtime, project_id, project):
+        rest = [
+            task_id for task_id in _rows_of(runtime, project_id, remote) if task_id not in stale
+        ]
+        more = _reconcile_tasks(runtime, rest, remote, config, problems, whole=True)
+        changed, deleted = changed + more[0], deleted + more[1]
     with runtime.sessions() as session:
         prompts_only = annotation_rows.count_without_masks(session, project_id)
     return ReconcileReport(
@@ -77,6 +79,62 @@ def reconcile(runtime: Runtime, project_id: int) -> ReconcileReport:
         prompts_only=prompts_only,
         problems=tuple(problems),
     )
+
+
+def _reconcile_tasks(
+    runtime: Runtime,
+    task_ids: Sequence[int],
+    remote: Mapping[int, RemoteTask],
+    config: LabelConfig,
+    problems: list[str],
+    *,
+    whole: bool = False,
+) -> tuple[int, int]:
+    """Compare the annotations of these tasks; returns how many changed and how many were deleted.
+
+    Args:
+        problems: takes a sentence for each task or region that could not be read.
+        whole: ask for the annotations also where the listing says that there are none.
+    """
+    changed = deleted = 0
+    for task_id in task_ids:
+        try:
+            found = _reconcile_task(runtime, task_id, remote, config, whole=whole)
+        except Exception as error:  # No error in one task may stop the rest.
+            problems.append(sentence(error))
+            continue
+        changed, deleted = changed + found[0], deleted + found[1]
+        problems += found[2]
+    return changed, deleted
+
+
+def _is_apart(runtime: Runtime, project_id: int, project: ProjectJson) -> bool:
+    """Whether Label Studio counts other annotations in the project than we do, and it is time to
+    look at every task because of that.
+
+    When Label Studio dies between writing an annotation and changing its task, nothing in the
+    listing of tasks shows the annotation.
+    """
+    submitted, skipped = (
+        project.get("total_annotations_number"),
+        project.get("skipped_annotations_number"),
+    )
+    if submitted is None or skipped is None:
+        return False
+    name = f"{heartbeats.WHOLE_PASS}{project_id}"
+    with runtime.sessions.begin() as session:
+        ours = sum(annotation_rows.living_by_task(session, project_id).values())
+        age = heartbeats.age(session, name)
+        if ours == submitted + skipped or (age is not None and age < WHOLE_PASS_SECONDS):
+            return False
+        heartbeats.note(session, name)
+    return True
+
+
+def _rows_of(runtime: Runtime, project_id: int, remote: Mapping[int, RemoteTask]) -> list[int]:
+    with runtime.sessions() as session:
+        rows = tasks.living(session, project_id)
+    return [task_id for ls_task_id, task_id in rows.items() if ls_task_id in remote]
 
 
 def _finish_events(runtime: Runtime) -> tuple[int, list[str]]:
@@ -118,6 +176,7 @@ def _compare_tasks(
     """How many tasks are new, and the row ids of the tasks to compare."""
     with runtime.sessions.begin() as session:
         rows = tasks.of_project(session, project_id)
+        counts = annotation_rows.living_by_task(session, project_id)
         stale = []
         for found in remote.values():
             row = rows.get(found.id)
@@ -126,14 +185,22 @@ def _compare_tasks(
             if row.status == "deleted":  # That was wrong, or Label Studio was restored.
                 row.status, row.reconciled_at = "pool", None
                 annotation_rows.set_status(session, row)
-            if row.reconciled_at != found.updated_at:
+            # Label Studio may have died after it counted an annotation and before it changed the
+            # time of the task.
+            counted = counts.get(row.id, 0) == found.annotations
+            if row.reconciled_at != found.updated_at or not counted:
                 stale.append(row)
         session.flush()
         return len(remote.keys() - rows.keys()), [row.id for row in stale]
 
 
 def _reconcile_task(
-    runtime: Runtime, task_id: int, remote: Mapping[int, RemoteTask], config: LabelConfig
+    runtime: Runtime,
+    task_id: int,
+    remote: Mapping[int, RemoteTask],
+    config: LabelConfig,
+    *,
+    whole: bool,
 ) -> tuple[int, int, list[str]]:
     """Compare the annotations of one task.
 
@@ -147,7 +214,8 @@ def _reconcile_task(
         known = annotation_rows.of_task(session, task_id, living=True)
     found = remote[task.ls_task_id]
     # Most tasks of a new project have no annotation, and the listing shows that without a call.
-    shown = runtime.label_studio.annotations(found.id) if found.annotations or known else []
+    asks = whole or found.annotations or known
+    shown = runtime.label_studio.annotations(found.id) if asks else []
     applied = [apply_annotation(runtime, task_id, each, config) for each in shown]
     with runtime.sessions.begin() as session:
         missing = known - {int(each["id"]) for each in shown}

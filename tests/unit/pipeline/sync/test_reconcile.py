@@ -15,6 +15,7 @@ from pipeline.labelstudio.client import RemoteTask
 from pipeline.labelstudio.regions import brush_region
 from pipeline.labelstudio.template import default_label_config
 from pipeline.masks.coded import CodedMask
+from pipeline.record import heartbeats
 from pipeline.record.tables import Event, Region, Task, now
 from pipeline.sync.reconcile import ReconcileReport, reconcile
 from tests.loop import Loop, disk_picture, make_loop
@@ -31,14 +32,20 @@ class Remote:
     def __init__(self) -> None:
         self.held: dict[int, list[dict[str, Any]]] = {}
         self.unlisted: set[int] = set()
+        self.uncounted: set[int] = set()  # tasks whose counters miss their annotations
 
     def project(self, _: int) -> dict[str, Any]:
-        return {"label_config": default_label_config()}
+        return {
+            "label_config": default_label_config(),
+            "total_annotations_number": sum(map(len, self.held.values())),
+            "skipped_annotations_number": 0,
+        }
 
     def tasks(self, _: int) -> Iterator[RemoteTask]:
         for number in self.held.keys() - self.unlisted:
             data = {"image": f"/data/local-files/?d={number}.png"}
-            yield RemoteTask(number, data, MOMENT, len(self.held[number]))
+            count = 0 if number in self.uncounted else len(self.held[number])
+            yield RemoteTask(number, data, MOMENT, count)
 
     def task(self, number: int) -> dict[str, Any] | None:
         return {"id": number, "data": {}} if number in self.held else None
@@ -127,3 +134,31 @@ def test_a_region_without_an_id_counts(loop: Loop, remote: Remote) -> None:
     remote.held = {1: [annotation(1, id=None)]}
     assert run(loop, remote).problems == ()
     assert regions(loop) == ["#0"]
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_mask_is_found_although_label_studio_died_before_it_changed_the_task(
+    loop: Loop, remote: Remote, counted: bool
+) -> None:
+    remote.held = {1: [], 2: []}
+    run(loop, remote)
+    remote.held[1] = [annotation(1)]  # The time of the task stays as it was.
+    remote.uncounted = set() if counted else {1}
+    assert run(loop, remote).annotations_changed == 1
+    assert regions(loop) == ["r1"]
+    assert run(loop, remote).annotations_changed == 0
+
+
+def test_a_pass_over_every_task_is_rare(loop: Loop, remote: Remote) -> None:
+    remote.held, remote.uncounted = {1: [annotation(1)]}, {1}
+    del remote.held[1][0]["updated_at"]  # It can never be read, so the counts stay apart.
+    asked: list[int] = []
+    look = remote.annotations
+    remote.annotations = lambda number: asked.append(number) or look(number)  # type: ignore[method-assign, func-returns-value]
+    run(loop, remote)
+    with loop.runtime.sessions() as session:
+        first, count = dict(heartbeats.ages(session)), len(asked)
+    run(loop, remote)
+    with loop.runtime.sessions() as session:
+        assert heartbeats.ages(session).keys() == first.keys()
+    assert len(asked) == count
