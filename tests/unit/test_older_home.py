@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from typer.testing import CliRunner
 
 from backend.request.session import replies
 from pipeline.cli.app import app
 from pipeline.errors import DatabaseError
 from pipeline.record import embeddings, images, interactions, regions, rounds, tasks, versions
+from pipeline.record.engine import make_engine
+from pipeline.record.migrations.runner import alembic_config
 from pipeline.record.tables import ModelVersion
 from pipeline.runtime import Runtime
 from pipeline.settings import HOME_VARIABLE, load_settings
@@ -76,6 +79,31 @@ def test_every_row_is_kept(home: Path) -> None:
 
     assert contents(home) == before
     assert sum(map(len, before.values())) == 86
+
+
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004", "0005"])
+def test_every_earlier_revision_comes_up_with_its_rows(home: Path, revision: str) -> None:
+    with Runtime(load_settings(), migrate=True) as runtime:
+        assert runtime.sessions
+    engine = make_engine(load_settings())
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")  # as an upgrade does
+        connection.commit()
+        command.downgrade(alembic_config(connection), revision)
+        connection.commit()
+    engine.dispose()
+    before = contents(home)
+    with Runtime(load_settings(), migrate=True) as runtime:
+        assert runtime.sessions
+    after = contents(home)
+    assert sum(map(len, before.values())) == 86
+    for table, rows in before.items():
+        assert [
+            {name: row[name] for name in old} for old, row in zip(rows, after[table], strict=True)
+        ] == rows
+        assert len(after[table]) == len(rows)
+    (copy,) = [each.name for each in (home / "backups").iterdir() if revision in each.name][-1:]
+    assert copy.startswith(f"record-{revision}-")
 
 
 def test_a_command_that_reads_asks_for_the_upgrade_and_changes_nothing(home: Path) -> None:
