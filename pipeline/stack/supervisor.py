@@ -3,9 +3,10 @@
 Services restart alone. Only a core service, one without which nobody can label, ends the whole
 stack, and only after several starts in a row that came to nothing.
 
-supervisord and Circus were tried for this. supervisord starts a program that keeps dying every
-second for ever, and takes a hung one for a running one. Circus needs two sockets without a login,
-through which every account of the machine can run commands. Neither waits until a service is ready.
+supervisord 4.3 was tried for this: it starts a program that keeps dying every second for ever, and
+takes a stopped one for a running one, so restarts with pauses, checks and the order of the start
+would all be ours anyway. Circus was not run; by its documentation it is driven through sockets
+without a login, which would have to be closed off first.
 """
 
 from __future__ import annotations
