@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Self
 from sqlalchemy.orm import Session, sessionmaker
 
 from pipeline.errors import SettingsError
-from pipeline.queue import Enqueuer
-from pipeline.record import schema
+from pipeline.queue import QUEUES, Enqueuer
+from pipeline.record import heartbeats, schema
 from pipeline.record.engine import make_engine, sessions_on
 from pipeline.settings import Settings
 from pipeline.storage.store import Store
@@ -156,6 +156,12 @@ class Runtime:
                 "No project is named; give --project, or set label_studio.project in the settings."
             )
         return project
+
+    def silent(self) -> list[str]:
+        """A sentence for each part of the loop that should give signs of life and does not."""
+        queues, poll = set(QUEUES.values()), self.settings.label_studio.poll_seconds
+        with self.sessions() as session:
+            return heartbeats.silent(session, queues, poll)
 
     def limit_threads(self) -> None:
         """Let torch use as many CPU threads as the settings say."""

@@ -9,11 +9,10 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from pipeline.errors import ServiceError
-from pipeline.queue import QUEUES, Enqueuer
+from pipeline.queue import Enqueuer
 from pipeline.record import (
     embeddings,
     events,
-    heartbeats,
     images,
     interactions,
     jobs,
@@ -39,7 +38,7 @@ def status(runtime: Runtime) -> dict[str, Any]:
     """
     with runtime.sessions() as session:
         report = _read(session, runtime.settings)
-    return {**report, **_queues(runtime.enqueuer)}
+    return {**report, "silent": runtime.silent(), **_queues(runtime.enqueuer)}
 
 
 def _read(session: Session, settings: Settings) -> dict[str, Any]:
@@ -69,9 +68,6 @@ def _read(session: Session, settings: Settings) -> dict[str, Any]:
         "last_decision": _decision(session),
         "round": _round(session),
         "jobs": _jobs(session),
-        "silent": heartbeats.silent(
-            session, set(QUEUES.values()), settings.label_studio.poll_seconds
-        ),
     }
 
 

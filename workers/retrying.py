@@ -7,27 +7,18 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 from celery import Task, shared_task
 from celery.utils.time import get_exponential_backoff_interval
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from model.errors import MaskloopError
-from pipeline.errors import DatabaseError, LabelStudioError, ServiceError
+from pipeline.record.retries import AWAY
 
 log = logging.getLogger(__name__)
 
 # Errors that may be gone at the next try. A file that is not an image, a refused path or too little
 # data fails again, so another try would only fill the log.
-TRANSIENT = (
-    ServiceError,
-    LabelStudioError,
-    DatabaseError,
-    OperationalError,
-    httpx.TransportError,
-    ConnectionError,
-    TimeoutError,
-)
+TRANSIENT = (*AWAY, ConnectionError, TimeoutError)
 MAX_RETRIES = 8
 # In seconds. Pauses double from try to try, and each is then a random share of its length.
 FIRST_PAUSE, LONGEST_PAUSE = 2, 300

@@ -30,7 +30,6 @@ from backend.process.metrics import Metrics
 from backend.process.services import Services, open_services
 from pipeline.errors import RequestError
 from pipeline.labelstudio.config import read_label_config
-from pipeline.queue import QUEUES
 from pipeline.record import heartbeats, versions
 from pipeline.record.tables import now
 from pipeline.settings import Settings, load_settings
@@ -182,16 +181,12 @@ def _versions(services: Services) -> list[str]:
 
 
 def _ready(services: Services) -> dict[str, Any]:
-    settings = services.settings
-    with services.runtime.sessions() as session:
-        silent = heartbeats.silent(
-            session, set(QUEUES.values()), settings.label_studio.poll_seconds
-        )
+    silent = services.runtime.silent()
     version, _ = services.runtime.serving.current()
     services.metrics.serving.clear()
     services.metrics.serving.labels(version=version.name).set(1)
     report = {"status": "READY", "model_version": version.name, "silent": silent}
-    if (room := least_room(settings)).full:
+    if (room := least_room(services.settings)).full:
         sentence = f"The disc under {room.folder} is full; make room, or move the store."
         return {**report, "status": "DISC FULL", "error": sentence}
     return report

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from types import TracebackType
 from typing import Self
 
 from sqlalchemy.exc import DBAPIError
@@ -45,12 +44,7 @@ class Outbox:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._ended.set()
         self._new.set()
         self._thread.join(CLOSE_SECONDS)

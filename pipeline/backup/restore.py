@@ -18,9 +18,11 @@ from pipeline.backup import archive
 from pipeline.backup.archive import Manifest, copy_tree_into, unpack
 from pipeline.backup.create import LABEL_STUDIO_DATABASE, LABEL_STUDIO_FOLDER
 from pipeline.errors import BackupError
+from pipeline.images.catalog import image_key
 from pipeline.record import schema
 from pipeline.record.engine import make_engine
 from pipeline.record.migrations.copying import fill_from_file, integrity, is_empty
+from pipeline.record.tables import Image
 from pipeline.settings import HOME_VARIABLE, SETTINGS_FILE, Settings, load_settings
 from pipeline.storage.store import Store
 
@@ -107,7 +109,7 @@ def _contents(manifest: Manifest, folder: Path) -> Contents:
         raise BackupError(
             f"A database in the backup is damaged ({error}); take another."
         ) from error
-    keys += [f"images/{sha256[:2]}/{sha256}.{extension}" for sha256, extension in images]
+    keys += [image_key(Image(sha256=sha256, extension=extension)) for sha256, extension in images]
     missing = [key for key in keys if archive.STORE + key not in manifest.members]
     if missing:
         problems.append(

@@ -81,11 +81,7 @@ def retry(
     with open_runtime() as runtime:
         if what in ("events", "images"):
             with runtime.sessions.begin() as session:
-                (
-                    retries.release(session, Event)
-                    if what == "events"
-                    else retries.release(session, Task)
-                )
+                retries.release(session, Event if what == "events" else Task)
             if what == "events":
                 runtime.enqueuer.send(RECONCILE)
             else:

@@ -13,7 +13,6 @@ import httpx
 from pipeline.doctor.case import Answer, Case, advice, ok, problem
 from pipeline.mirror.mongod import ping_mongod
 from pipeline.queue import QUEUES
-from pipeline.record import heartbeats
 from pipeline.record.schema import read_schema
 from pipeline.settings import SETTINGS_FILE
 from pipeline.storage.disc import least_room
@@ -96,10 +95,7 @@ def workers(case: Case) -> Answer:
 
 def schedule(case: Case) -> Answer:
     """The schedule and a worker for each queue gave signs of life a moment ago."""
-    with case.runtime.sessions() as session:
-        silent = heartbeats.silent(
-            session, set(QUEUES.values()), case.settings.label_studio.poll_seconds
-        )
+    silent = case.runtime.silent()
     if silent:
         return problem(" ".join(silent))
     return ok("It runs, and every queue has a worker that is alive.")

@@ -89,11 +89,6 @@ def sessions_on(engine: Engine) -> sessionmaker[Session]:
     return sessionmaker(engine, expire_on_commit=False)
 
 
-def ping(session: Session) -> None:
-    """Check that the database answers. Raises SQLAlchemyError when it does not."""
-    session.execute(text("SELECT 1"))
-
-
 def lock(session: Session, name: str) -> None:
     """Hold the lock ``name`` until this transaction ends; others that ask for it wait.
 

@@ -24,22 +24,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-import httpx
 from sqlalchemy import delete as remove
 from sqlalchemy import select, update
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from model.errors import MaskloopError
-from pipeline.errors import (
-    BusyError,
-    DatabaseError,
-    JobEndedError,
-    LabelStudioError,
-    ServiceError,
-    UnknownRecordError,
-)
+from pipeline.errors import BusyError, JobEndedError, UnknownRecordError
 from pipeline.record.engine import lock
+from pipeline.record.retries import AWAY
 from pipeline.record.tables import Job, now
 
 log = logging.getLogger(__name__)
@@ -52,8 +45,6 @@ RETRY_FAILED = timedelta(minutes=30)  # the pause after a failed job
 MAX_CRASHES = 3  # in a row, before there is a pause
 FIRST_PAUSE = timedelta(minutes=1)
 _ENDED = "The {kind} job was cancelled, or another process has taken it over; it ends here."
-# Errors of a service and not of the job.
-AWAY = (ServiceError, LabelStudioError, DatabaseError, OperationalError, httpx.TransportError)
 CRASHED = "The process of this {kind} job ended without a word; it runs again."
 
 

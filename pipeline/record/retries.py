@@ -8,17 +8,22 @@ bad image or event cannot keep a worker busy. ``maskloop jobs list`` shows it wi
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TypeVar
 
-from sqlalchemy import ColumnElement, func, select, update
+import httpx
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from pipeline.errors import DatabaseError, LabelStudioError, ServiceError
 from pipeline.record.tables import Event, Task, now
 
 MOST_ATTEMPTS = 10
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(hours=6)
 
-Tried = TypeVar("Tried", type[Event], type[Task])
+# Errors of a service that was away, and not of what was tried.
+AWAY = (ServiceError, LabelStudioError, DatabaseError, OperationalError, httpx.TransportError)
+
+Tried = type[Event] | type[Task]
 
 
 def next_try(attempts: int) -> datetime:
@@ -46,17 +51,6 @@ def quarantined_tasks(session: Session, limit: int) -> list[Task]:
     """The newest tasks whose image nothing tries again."""
     statement = select(Task).where(Task.problem.is_not(None), Task.attempts >= MOST_ATTEMPTS)
     return list(session.scalars(statement.order_by(Task.id.desc()).limit(limit)))
-
-
-def count_quarantined(session: Session) -> tuple[int, int]:
-    """How many events and how many images nothing tries again."""
-    events = select(func.count(Event.id)).where(
-        Event.done_at.is_(None), Event.attempts >= MOST_ATTEMPTS
-    )
-    tasks = select(func.count(Task.id)).where(
-        Task.problem.is_not(None), Task.attempts >= MOST_ATTEMPTS
-    )
-    return session.scalar(events) or 0, session.scalar(tasks) or 0
 
 
 def release(session: Session, table: Tried) -> None:

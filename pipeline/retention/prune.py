@@ -19,6 +19,7 @@ from pipeline.record.tables import now
 from pipeline.runtime import Runtime
 from pipeline.settings import Settings
 from pipeline.storage.store import copies_folder
+from pipeline.training.due import STATES
 
 log = logging.getLogger(__name__)
 
@@ -62,15 +63,14 @@ def prune(runtime: Runtime, *, dry_run: bool = False) -> PruneReport:
         refused = versions.refused_before(session, moment - timedelta(days=kept.refused_days))
     files = list(_old_files(runtime.settings))
     if not dry_run:
-        for portion in _portions(old_events):
-            with runtime.sessions.begin() as session:
-                events.delete(session, portion)
-        for portion in _portions(replies):
-            with runtime.sessions.begin() as session:
-                interactions.delete(session, portion)
-        for portion in _portions(old_jobs):
-            with runtime.sessions.begin() as session:
-                jobs.delete(session, portion)
+        for delete, ids in (
+            (events.delete, old_events),
+            (interactions.delete, replies),
+            (jobs.delete, old_jobs),
+        ):
+            for portion in _portions(ids):
+                with runtime.sessions.begin() as session:
+                    delete(session, portion)
         for number in used:
             with runtime.sessions.begin() as session:
                 snapshots.delete_members(session, number)
@@ -99,7 +99,7 @@ def _old_files(settings: Settings) -> Iterator[Path]:
             if path not in seen:
                 seen.add(path)
                 yield path
-    yield from _older((home / "work").glob("*.pt"), STATES_DAYS)
+    yield from _older((home / STATES).glob("*.pt"), STATES_DAYS)
     yield from _older(copies_folder().glob("*/*"), COPIES_DAYS, read=True)
 
 

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from pipeline.queue import ENCODE_QUEUE, EVENTS_QUEUE, TRAINING_QUEUE
 from pipeline.record import heartbeats
-from pipeline.runtime import Runtime
+from pipeline.record.engine import make_reader, sessions_on
 from pipeline.settings import HOME_VARIABLE, Settings
 from pipeline.stack.foundations import MONGOD, REDIS
 from pipeline.stack.service import ALIVE_SECONDS, READY_SECONDS, Service, answers, folder_of
@@ -70,9 +70,10 @@ def trainer_service(settings: Settings) -> Service:
 def beat_service(settings: Settings) -> Service:
     """The schedule, in a process of its own, so that a dead worker does not end it."""
     path = folder_of(settings, "celery") / "schedule"
+    sessions = sessions_on(make_reader(settings))
 
     def alive() -> bool:
-        with Runtime(settings) as runtime, runtime.sessions() as session:
+        with sessions() as session:
             seconds = heartbeats.age(session, heartbeats.SCHEDULE)
         return seconds is not None and seconds < 3 * heartbeats.BEAT_SECONDS
 

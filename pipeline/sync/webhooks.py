@@ -5,23 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import httpx
-from sqlalchemy.exc import OperationalError
-
 from model.errors import MaskloopError
-from pipeline.errors import DatabaseError, LabelStudioError, ServiceError
 from pipeline.images.catalog import task_of
 from pipeline.labelstudio.connection import Json
 from pipeline.labelstudio.projects import project_config
 from pipeline.queue import FINETUNE
 from pipeline.record import annotation_rows, events, tasks
+from pipeline.record.retries import AWAY
 from pipeline.runtime import Runtime
 from pipeline.sync.annotations import apply_annotation
 
 log = logging.getLogger(__name__)
-
-# Errors of a service and not of the event: it is tried again as often as it takes.
-AWAY = (ServiceError, LabelStudioError, DatabaseError, OperationalError, httpx.TransportError)
 
 
 def handle_event(runtime: Runtime, event_id: int) -> None:

@@ -16,6 +16,7 @@ from pipeline.settings import Settings
 from pipeline.training.snapshots import is_judged
 
 KIND = "finetune"
+STATES = "work"  # folder in the home folder, of runs that were begun
 
 
 def due(session: Session, settings: Settings) -> bool:

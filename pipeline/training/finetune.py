@@ -23,12 +23,10 @@ from pipeline.record.jobs import JobHandle, job
 from pipeline.record.tables import GateDecision, ModelVersion, Snapshot, SnapshotRegion
 from pipeline.runtime import Runtime
 from pipeline.training import gate, samples
-from pipeline.training.due import KIND
+from pipeline.training.due import KIND, STATES
 from pipeline.training.snapshots import take_snapshot
 
 log = logging.getLogger(__name__)
-
-STATES = "work"  # folder in the home folder, of runs that were begun
 
 
 def run_finetune(runtime: Runtime, progress: Progress = silent) -> dict[str, Any]:
